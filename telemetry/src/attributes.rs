@@ -35,6 +35,9 @@ pub const RESPONSE_TOTAL_SIZE: &str = "meshweft.response.total_size";
 pub const RESPONSE_FLAGS: &str = "meshweft.response.flags";
 /// Envoy's response code details.
 pub const RESPONSE_CODE_DETAILS: &str = "meshweft.response.code_details";
+/// `true` where the proxy had no duration of the request (its stream never finished), so that the
+/// span ends when the proxy logged it.
+pub const DURATION_ESTIMATED: &str = "meshweft.duration.estimated";
 /// Prefix of the attributes that carry a label of Istio's standard metrics, for example
 /// `istio.destination_workload`.
 pub const ISTIO_LABEL_PREFIX: &str = "istio.";

@@ -36,6 +36,8 @@ names! {
         Incomplete = "incomplete",
         /// A table of open things (connections, requests) was full and its oldest entry went.
         TableFull = "table_full",
+        /// No exporter is configured.
+        NoExporter = "no_exporter",
         /// A received message exceeds the size limit.
         TooLarge = "too_large",
     }
@@ -47,7 +49,10 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        let mut names: Vec<_> = DropReason::ALL
+            .iter()
+            .map(|reason| reason.as_str())
+            .collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), DropReason::ALL.len());
