@@ -1,1 +1,4 @@
-//! (being written)
+//! The lab, and what is built on it: the demo, the benches, and the tests that need real parts.
+
+pub mod demo;
+pub mod lab;
