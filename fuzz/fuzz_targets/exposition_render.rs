@@ -36,10 +36,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn check(page: &[u8]) {
-    let mut exemplars = Exemplars::new(Limits {
-        max_scrapes: 2,
-        ..Limits::default()
-    });
+    let mut exemplars = Exemplars::new(Limits { max_scrapes: 2, ..Limits::default() });
     let ids = TraceId::from_bytes([1; 16]).zip(SpanId::from_bytes([1; 8]));
     let Some((trace_id, span_id)) = ids else {
         return;

@@ -1,4 +1,4 @@
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{ArgAction, Args};
 use meshweft_integration::lab::agent::{self, Agent};
 use meshweft_integration::lab::mesh::Mesh;
@@ -52,7 +52,8 @@ impl Up {
             return Ok(());
         }
         print(&format!("{text}\nCtrl-C ends the mesh.\n"));
-        wait_for_signal()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(super::wait_for_signal())?;
         drop(agent);
         lab.down()
     }
@@ -75,17 +76,4 @@ fn shown(record: &Record) -> String {
 fn print(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-}
-
-fn wait_for_signal() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot wait")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            done = tokio::signal::ctrl_c() => done.context("cannot wait for Ctrl-C"),
-        }
-    })
 }

@@ -3,23 +3,23 @@
 use super::sink::Seen;
 use std::collections::{HashMap, HashSet};
 
-/// One span that each request must have: its hop, and its path before the number. Each is the
-/// parent of the next.
-pub type Step = (&'static str, &'static str);
+/// One span that each request must have: its hop, its `service.name`, and its path before the
+/// number. Each is the parent of the next.
+pub type Step<'a> = (&'a str, &'a str, &'a str);
 
 /// The chain of the demo: gateway, then three services.
-pub const CHAIN: [Step; 11] = [
-    ("mesh.gateway", "/checkout/"),
-    ("mesh.inbound", "/checkout/"),
-    ("app.server", "/checkout/"),
-    ("app.client", "/orders/"),
-    ("mesh.outbound", "/orders/"),
-    ("mesh.inbound", "/orders/"),
-    ("app.server", "/orders/"),
-    ("app.client", "/stock/"),
-    ("mesh.outbound", "/stock/"),
-    ("mesh.inbound", "/stock/"),
-    ("app.server", "/stock/"),
+pub const CHAIN: [Step<'_>; 11] = [
+    ("mesh.gateway", "gateway", "/checkout/"),
+    ("mesh.inbound", "storefront", "/checkout/"),
+    ("app.server", "storefront", "/checkout/"),
+    ("app.client", "storefront", "/orders/"),
+    ("mesh.outbound", "storefront", "/orders/"),
+    ("mesh.inbound", "orders", "/orders/"),
+    ("app.server", "orders", "/orders/"),
+    ("app.client", "orders", "/stock/"),
+    ("mesh.outbound", "orders", "/stock/"),
+    ("mesh.inbound", "stock", "/stock/"),
+    ("app.server", "stock", "/stock/"),
 ];
 
 /// What the spans amount to.
@@ -38,10 +38,10 @@ const MAX_COMPLAINTS: usize = 10;
 
 /// Judges the requests with these numbers.
 #[must_use]
-pub fn judge(spans: &[Seen], chain: &[Step], numbers: impl Iterator<Item = u64>) -> Verdict {
-    let mut by_step: HashMap<(&str, &str), Vec<&Seen>> = HashMap::new();
+pub fn judge(spans: &[Seen], chain: &[Step<'_>], numbers: impl Iterator<Item = u64>) -> Verdict {
+    let mut by_step: HashMap<Step<'_>, Vec<&Seen>> = HashMap::new();
     for span in spans {
-        by_step.entry((&span.hop, &span.path)).or_default().push(span);
+        by_step.entry((&span.hop, &span.service, &span.path)).or_default().push(span);
     }
     let mut verdict = Verdict::default();
     for number in numbers {
@@ -56,8 +56,8 @@ pub fn judge(spans: &[Seen], chain: &[Step], numbers: impl Iterator<Item = u64>)
 }
 
 fn judge_one(
-    by_step: &HashMap<(&str, &str), Vec<&Seen>>,
-    chain: &[Step],
+    by_step: &HashMap<Step<'_>, Vec<&Seen>>,
+    chain: &[Step<'_>],
     number: u64,
     wrong_parent: &mut u64,
 ) -> Option<String> {
@@ -65,18 +65,18 @@ fn judge_one(
     let mut above: Option<&Seen> = None;
     let mut above_known = true;
     let mut traces = HashSet::new();
-    for (hop, prefix) in chain {
+    for (hop, service, prefix) in chain {
         let path = format!("{prefix}{number}");
-        let found = by_step.get(&(*hop, path.as_str())).map_or(&[][..], Vec::as_slice);
-        let [span] = found else {
-            complaint.get_or_insert(format!("{hop} {path}: {} spans instead of one", found.len()));
+        let found = by_step.get(&(*hop, *service, path.as_str())).map_or(&[][..], Vec::as_slice);
+        let &[span] = found else {
+            complaint.get_or_insert(format!("{hop} {service} {path}: {} spans instead of one", found.len()));
             (above, above_known) = (None, false);
             continue;
         };
         traces.insert(&span.trace);
         let parent = above.map(|above| above.span.as_slice()).unwrap_or_default();
         if above_known && span.parent != parent {
-            complaint.get_or_insert(format!("{hop} {path}: wrong parent (evidence {:?})", span.evidence));
+            complaint.get_or_insert(format!("{hop} {service} {path}: wrong parent (evidence {:?})", span.evidence));
             // A parent that is missing is a gap; one that is another is a lie.
             *wrong_parent += u64::from(!span.parent.is_empty());
         }
@@ -97,11 +97,12 @@ mod tests {
         CHAIN
             .iter()
             .enumerate()
-            .map(|(step, (hop, prefix))| Seen {
+            .map(|(step, (hop, service, prefix))| Seen {
                 trace: vec![u8::try_from(number).unwrap(); 16],
                 span: id(step),
                 parent: if step == 0 { Vec::new() } else { id(step - 1) },
                 hop: (*hop).to_owned(),
+                service: (*service).to_owned(),
                 path: format!("{prefix}{number}"),
                 ..Seen::default()
             })
@@ -122,7 +123,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_twice_split_or_misplaced_is_not() {
-        let changes: [(fn(&mut Vec<Seen>), u64); 5] = [
+        type Change = fn(&mut Vec<Seen>);
+        let changes: [(Change, u64); 5] = [
             (|spans| drop(spans.remove(3)), 0),
             (|spans| spans.push(spans[3].clone()), 0),
             (|spans| spans[5].trace = vec![9; 16], 0),

@@ -11,7 +11,7 @@ mod tree;
 use crate::lab::agent::{self, Agent};
 use crate::lab::mesh::Mesh;
 use crate::lab::tools::{Filter, Tools};
-use crate::lab::{Lab, Options, fetch};
+use crate::lab::{Lab, Options, fetch, process};
 use anyhow::{Context as _, Result};
 use forward::Forward;
 use judge::{CHAIN, Verdict, judge};
@@ -112,7 +112,7 @@ impl Demo {
         let lab = Lab::start(mesh, Options::new(tools.clone()))?;
         let mut config = agent::config(&lab);
         config["export"] = json!({"endpoint": format!("http://{sink}"), "protocol": "http/protobuf"});
-        let agent = Agent::start(&lab, &tools.agent()?, &config)?;
+        let agent = Agent::start_isolated(&lab, &tools.agent()?, &config)?;
         let prometheus = Prometheus::start(&lab, agent.admin())?;
         Ok(Self { prometheus, agent: Some(agent), spans, config, tools, began, lab })
     }
@@ -136,13 +136,20 @@ impl Demo {
         }
     }
 
+    /// Sends a signal to the agent.
+    pub fn signal_agent(&self, number: i32) {
+        if let Some(pid) = self.agent.as_ref().and_then(Agent::pid) {
+            process::signal(pid, number);
+        }
+    }
+
     /// Starts an agent where none runs.
     ///
     /// # Errors
     /// It does not start.
     pub fn start_agent(&mut self) -> Result<()> {
         if self.agent.is_none() {
-            self.agent = Some(Agent::start(&self.lab, &self.tools.agent()?, &self.config)?);
+            self.agent = Some(Agent::start_isolated(&self.lab, &self.tools.agent()?, &self.config)?);
         }
         Ok(())
     }
@@ -152,9 +159,17 @@ impl Demo {
     /// # Errors
     /// The load cannot run; failed requests are no error.
     pub async fn send(&self, first: u64, plan: &Plan, progress: impl FnMut(u64)) -> Result<Outcome> {
+        self.send_to("/checkout/", first, plan, progress).await
+    }
+
+    /// As [`Demo::send`], to another path.
+    ///
+    /// # Errors
+    /// As [`Demo::send`].
+    pub async fn send_to(&self, path: &str, first: u64, plan: &Plan, progress: impl FnMut(u64)) -> Result<Outcome> {
         let load = Load {
             url: self.lab.gateway_url(),
-            path: "/checkout/".to_owned(),
+            path: path.to_owned(),
             first,
             requests: plan.requests,
             concurrency: plan.concurrency,
@@ -168,12 +183,13 @@ impl Demo {
     /// The agent or Prometheus does not answer.
     pub async fn settle(&self, first: u64, outcome: &Outcome, requests: u64) -> Result<(Figures, Buckets)> {
         let deadline = Instant::now() + SETTLE;
+        let mesh_hops = CHAIN.iter().filter(|(hop, ..)| hop.starts_with("mesh.")).count() as u64;
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
             let (figures, buckets) = self.figures(first, outcome, requests)?;
             let settled = figures.verdict.complete == requests - outcome.failed
                 && figures.spans_seen == figures.spans_exported + figures.spans_dropped
-                && figures.buckets_hit > 0
+                && buckets.counted >= mesh_hops * requests
                 && figures.buckets_with_exemplar == figures.buckets_hit;
             if settled || Instant::now() >= deadline {
                 return Ok((figures, buckets));
@@ -228,7 +244,7 @@ impl Demo {
             .exemplars
             .iter()
             .filter(|exemplar| of_storefront(&exemplar.series))
-            .max_by(|a, b| a.value.parse().unwrap_or(0.0).total_cmp(&b.value.parse().unwrap_or(0.0)))?;
+            .max_by(|a, b| a.value.total_cmp(&b.value))?;
         let spans = self.spans.all();
         let trace = spans.iter().find(|span| tree::hex(&span.trace) == exemplar.trace_id)?.trace.clone();
         let labels: Vec<String> = ["reporter", "source_workload", "destination_workload", "response_code", "le"]

@@ -38,7 +38,7 @@ pub struct Exemplar {
     /// `span_id` in hex.
     pub span_id: String,
     /// In milliseconds.
-    pub value: String,
+    pub value: f64,
 }
 
 /// Buckets and exemplars of the family.
@@ -46,6 +46,8 @@ pub struct Exemplar {
 pub struct Buckets {
     /// Series of buckets into which at least one request fell.
     pub hit: Vec<Labels>,
+    /// Requests that all series together have counted: each is counted by each proxy on its way.
+    pub counted: u64,
     /// All exemplars.
     pub exemplars: Vec<Exemplar>,
 }
@@ -128,7 +130,7 @@ impl Prometheus {
             rest.remove("le");
             counts.entry(rest).or_default().push((le, count, labels));
         }
-        let mut hit = Vec::new();
+        let (mut hit, mut counted) = (Vec::new(), 0.0);
         for buckets in counts.values_mut() {
             buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
             let mut below = 0.0;
@@ -138,6 +140,7 @@ impl Prometheus {
                 }
                 below = *count;
             }
+            counted += below;
         }
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (start, end) = (seconds(since), seconds(SystemTime::now()) + 1);
@@ -151,11 +154,13 @@ impl Prometheus {
                     series: series.clone(),
                     trace_id: text(&exemplar["labels"]["trace_id"]),
                     span_id: text(&exemplar["labels"]["span_id"]),
-                    value: text(&exemplar["value"]),
+                    value: text(&exemplar["value"]).parse()?,
                 });
             }
         }
-        Ok(Buckets { hit, exemplars })
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let counted = counted as u64;
+        Ok(Buckets { hit, counted, exemplars })
     }
 }
 

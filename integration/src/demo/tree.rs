@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 /// Draws the spans of a trace, each under its parent, in the order of their start.
 #[must_use]
-pub fn draw(spans: &[Seen], trace: &[u8]) -> String {
+pub(super) fn draw(spans: &[Seen], trace: &[u8]) -> String {
     let mut of_trace: Vec<&Seen> = spans.iter().filter(|span| span.trace == trace).collect();
     of_trace.sort_by_key(|span| span.start);
     let is_root =
@@ -44,7 +44,7 @@ fn branch(spans: &[&Seen], span: &Seen, depth: usize, text: &mut String) {
 
 /// Lowercase hex.
 #[must_use]
-pub fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

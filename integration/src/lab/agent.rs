@@ -55,10 +55,27 @@ impl Agent {
     /// # Errors
     /// It cannot be started, ended, or was not ready in time (with the end of its log).
     pub fn start(lab: &Lab, binary: &Path, config: &Value) -> Result<Self> {
+        Self::run(lab, Command::new(binary), config)
+    }
+
+    /// As [`Agent::start`], but the standard variables (`OTEL_*`) do not reach it.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_isolated(lab: &Lab, binary: &Path, config: &Value) -> Result<Self> {
+        let mut command = Command::new(binary);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("OTEL_") {
+                command.env_remove(name);
+            }
+        }
+        Self::run(lab, command, config)
+    }
+
+    fn run(lab: &Lab, mut command: Command, config: &Value) -> Result<Self> {
         // JSON is YAML.
         let file = lab.folder().join("agent.yaml");
         write_file(&file, &serde_json::to_vec_pretty(config)?, 0o644)?;
-        let mut command = Command::new(binary);
         command.args(["agent", "--config"]).arg(&file).current_dir("/");
         let process = Process::spawn(command, &lab.folder().join("logs/agent.log"))?;
         let mut agent = Self { process: Some(process), admin: admin_address(lab) };
