@@ -104,8 +104,7 @@ impl<P> Correlator<P> {
             let id = self.exchanges.server_by_request_id(process, request.request_id?)?;
             Some((id, Evidence::RequestId, REQUEST_ID_CONFIDENCE))
         };
-        let by_thread =
-            || Some((self.threads.serving(request.thread)?, Evidence::Thread, THREAD_CONFIDENCE));
+        let by_thread = || Some((self.threads.serving(request.thread)?, Evidence::Thread, THREAD_CONFIDENCE));
         let (id, evidence, confidence) = copied.or_else(by_request_id).or_else(by_thread)?;
         let server = self.exchanges.get(id)?;
         Some((server, Link { parent: server.context.span_id, evidence, confidence }))

@@ -48,6 +48,13 @@ use traces::Traces;
 /// Nanoseconds since the Unix epoch.
 pub type Nanos = u64;
 
+/// How many windows a request of an app is remembered after its end: a proxy whose report comes
+/// late still finds its parent then, even where the parent's own span has left.
+const REMEMBERED_WINDOWS: u64 = 8;
+
+/// How often what is remembered for too long is looked for: a walk over all connections.
+const EXPIRE_EVERY: Nanos = 1_000_000_000;
+
 /// Limits and times.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -141,6 +148,7 @@ pub struct Correlator<P> {
     traces: Traces,
     held: Held<P>,
     stats: Stats,
+    expired: Nanos,
 }
 
 impl<P> Correlator<P> {
@@ -151,10 +159,11 @@ impl<P> Correlator<P> {
             ids: IdGenerator::new(seed),
             exchanges: Exchanges::new(config.max_open),
             threads: Threads::default(),
-            sockets: Sockets::default(),
+            sockets: Sockets::new(config.max_open),
             traces: Traces::new(config.max_traces),
             held: Held::new(),
             stats: Stats::default(),
+            expired: 0,
             config,
         }
     }
@@ -179,7 +188,10 @@ impl<P> Correlator<P> {
 
     /// The spans whose time has come, oldest first.
     pub fn poll(&mut self, now: Nanos, leave: impl FnMut(Woven<P>)) {
-        self.sockets.expire(now.saturating_sub(self.window()));
+        if now.saturating_sub(self.expired) >= EXPIRE_EVERY {
+            self.expired = now;
+            self.sockets.expire(now.saturating_sub(self.window().saturating_mul(REMEMBERED_WINDOWS)));
+        }
         self.release(now, leave);
     }
 

@@ -13,13 +13,17 @@ use crate::{
 /// one as wall clock, one as monotonic time plus an offset that is measured once a second.
 const CLOCK_SLACK: Nanos = 500_000;
 
+/// The port of a source that the proxy was not told: where a request carries `x-forwarded-for`,
+/// Envoy takes the source's address from there.
+const UNKNOWN_PORT: u16 = 0;
+
 /// Confidence of a link by connection, method, path and position.
 const TUPLE_CONFIDENCE: f64 = 0.99;
 
 /// The filter's question: what is the context of this request?
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// The app's own end of the connection.
+    /// The app's own end of the connection; with port 0 where the proxy knows the pod alone.
     pub source: SocketAddr,
     /// Whom the app meant to reach, where the proxy knows.
     pub destination: Option<SocketAddr>,
@@ -44,6 +48,8 @@ pub struct MeshSpan<'a> {
     pub asked: bool,
     /// Downstream remote address: for `mesh.outbound` the app's own end.
     pub source: Option<SocketAddr>,
+    /// Downstream local address: whom the client meant to reach.
+    pub destination: Option<SocketAddr>,
     /// Local address of the upstream connection: for `mesh.inbound` the app's other end.
     pub upstream_local: Option<SocketAddr>,
     /// Which request of the downstream connection, from 1.
@@ -62,20 +68,21 @@ impl<P> Correlator<P> {
     /// Answers a proxy's question with the context of the request that the app is sending, and the
     /// `tracestate` that belongs to it. `None` where that request is not known for certain.
     pub fn question(&mut self, question: Question<'_>) -> Option<(SpanContext, Option<Vec<u8>>)> {
-        let entries = self.sockets.sent_from(question.source)?;
-        let fits = |entry: &Entry| {
+        let fits = |entry: &&Entry| {
             entry.ended.is_none()
                 && *entry.line == *question.line
                 && question.destination.is_none_or(|destination| destination == entry.connection.remote())
         };
         // One request is under way on a connection, unless the app pipelines; then the ordinal
         // tells, where both sides have counted from the connection's beginning.
-        let under_way = entries.iter().filter(|entry| fits(entry)).count();
-        let entry = entries.iter().find(|entry| {
-            fits(entry)
-                && (under_way == 1
-                    || (entry.from_start && question.ordinal == Some(entry.id.ordinal)))
-        })?;
+        let entry = if question.source.port() == UNKNOWN_PORT {
+            only(self.sockets.sent_to(question.source.ip(), question.destination?).filter(fits))
+        } else {
+            let under_way = self.sockets.sent_from(question.source).filter(fits);
+            only(under_way.clone()).or_else(|| {
+                under_way.clone().find(|entry| entry.from_start && question.ordinal == Some(entry.id.ordinal))
+            })
+        }?;
         let (id, context) = (entry.id, entry.context);
         let tracestate = self.exchanges.get(id).and_then(|exchange| exchange.tracestate.clone());
         Some((context, tracestate))
@@ -106,8 +113,16 @@ impl<P> Correlator<P> {
 
     /// An outbound span belongs under the app's request of the same connection.
     fn under_client(&mut self, span: &MeshSpan<'_>, woven: &mut Woven<P>) {
-        let Some(entries) = span.source.and_then(|source| self.sockets.sent_from(source)) else { return };
-        let Some(entry) = same_request(entries.iter(), span) else { return };
+        let Some(source) = span.source else { return };
+        let entry = if source.port() == UNKNOWN_PORT {
+            let Some(destination) = span.destination else { return };
+            let line = request_line(span.method, span.path);
+            let fits = |entry: &&Entry| same_line(&entry.line, &line) && around(entry, span);
+            only(self.sockets.sent_to(source.ip(), destination).filter(fits))
+        } else {
+            same_request(self.sockets.sent_from(source), span)
+        };
+        let Some(entry) = entry else { return };
         let (client, wire) = (entry.context, entry.wire);
         let link = Link { parent: client.span_id, evidence: Evidence::Tuple, confidence: TUPLE_CONFIDENCE };
         if span.began_trace {
@@ -116,7 +131,9 @@ impl<P> Correlator<P> {
                 Ok(()) => woven.link = Some(link),
                 Err(late) => woven.late_parent = Some(late),
             });
-        } else if wire.is_some_and(|wire| wire.trace_id == span.context.trace_id && Some(wire.span_id) == span.parent) {
+        } else if wire
+            .is_some_and(|wire| wire.trace_id == span.context.trace_id && Some(wire.span_id) == span.parent)
+        {
             // The app copied the headers of the request that it serves, or an SDK wrote them: its
             // own request stands between what they name and the proxy.
             woven.link = Some(link);
@@ -125,8 +142,8 @@ impl<P> Correlator<P> {
 
     /// A server's span that came without a context belongs under the proxy's of its connection.
     fn over_server(&mut self, span: &MeshSpan<'_>) {
-        let Some(entries) = span.upstream_local.and_then(|local| self.sockets.received_from(local)) else { return };
-        let Some(entry) = same_request(entries.iter(), span) else { return };
+        let Some(local) = span.upstream_local else { return };
+        let Some(entry) = same_request(self.sockets.received_from(local), span) else { return };
         let (id, server) = (entry.id, entry.context);
         let link =
             Link { parent: span.context.span_id, evidence: Evidence::Tuple, confidence: TUPLE_CONFIDENCE };
@@ -163,13 +180,17 @@ impl<P> Correlator<P> {
 /// By ordinal where both counted from the connection's beginning. Else by time: the next request
 /// begins only after the proxy has sent the response of the one before, so that the last request
 /// which the app began before the proxy did is the one.
-fn same_request<'a>(entries: impl Iterator<Item = &'a Entry> + Clone, span: &MeshSpan<'_>) -> Option<&'a Entry> {
+fn same_request<'a>(
+    entries: impl Iterator<Item = &'a Entry> + Clone,
+    span: &MeshSpan<'_>,
+) -> Option<&'a Entry> {
     let line = request_line(span.method, span.path);
     let fits = |entry: &&Entry| same_line(&entry.line, &line);
     if let Some(ordinal) = span.ordinal
-        && let Some(entry) = entries.clone().filter(fits).find(|entry| {
-            entry.from_start && entry.id.ordinal == ordinal && near(entry, span)
-        })
+        && let Some(entry) = entries
+            .clone()
+            .filter(fits)
+            .find(|entry| entry.from_start && entry.id.ordinal == ordinal && near(entry, span))
     {
         return Some(entry);
     }
@@ -179,8 +200,22 @@ fn same_request<'a>(entries: impl Iterator<Item = &'a Entry> + Clone, span: &Mes
         entries.filter(fits).filter(|entry| entry.started <= limit && near(entry, span)).last()
     } else {
         // The app reads the request after the proxy began with it.
-        entries.filter(fits).find(|entry| entry.started.saturating_add(CLOCK_SLACK) >= span.started && near(entry, span))
+        entries
+            .filter(fits)
+            .find(|entry| entry.started.saturating_add(CLOCK_SLACK) >= span.started && near(entry, span))
     }
+}
+
+/// The element, where there is just one.
+fn only<T>(mut all: impl Iterator<Item = T>) -> Option<T> {
+    let first = all.next()?;
+    all.next().is_none().then_some(first)
+}
+
+/// Whether the proxy's span lies within the app's, as it must.
+fn around(entry: &Entry, span: &MeshSpan<'_>) -> bool {
+    entry.started <= span.started.saturating_add(CLOCK_SLACK)
+        && entry.ended.is_none_or(|ended| ended.saturating_add(CLOCK_SLACK) >= span.started)
 }
 
 /// Whether the two were under way at one time.

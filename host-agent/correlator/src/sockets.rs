@@ -1,7 +1,7 @@
 //! Requests by the app's own address, which is what its proxy sees of a connection.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 
 use meshweft_telemetry::{Connection, SpanContext, question::MAX_REQUEST_LINE};
 
@@ -28,13 +28,25 @@ pub(crate) struct Entry {
 }
 
 /// Requests by the end of the connection that tells it apart on this node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sockets {
     /// Requests that apps sent, by their own end.
     sent: HashMap<SocketAddr, VecDeque<Entry>>,
     /// Requests that apps received, by the other end, where a root without context waits for its
     /// proxy's span.
     received: HashMap<SocketAddr, VecDeque<Entry>>,
+    /// Own ends of the connections on which requests were sent, by the address of the app and whom
+    /// it called: for proxies that were not told the port.
+    callers: HashMap<(IpAddr, SocketAddr), HashSet<SocketAddr>>,
+    /// Where the entries are, oldest first.
+    order: VecDeque<(Side, SocketAddr)>,
+    max: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    Sent,
+    Received,
 }
 
 /// The request line in the form in which it is compared.
@@ -48,20 +60,57 @@ pub(crate) fn request_line(method: &[u8], target: &[u8]) -> Box<[u8]> {
 }
 
 impl Sockets {
+    /// Remembers up to `max` requests.
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            sent: HashMap::new(),
+            received: HashMap::new(),
+            callers: HashMap::new(),
+            order: VecDeque::new(),
+            max: max.max(1),
+        }
+    }
+
     pub(crate) fn sent(&mut self, entry: Entry) {
-        push(self.sent.entry(entry.connection.local()).or_default(), entry);
+        let (own, callee) = (entry.connection.local(), entry.connection.remote());
+        self.callers.entry((own.ip(), callee)).or_default().insert(own);
+        push(self.sent.entry(own).or_default(), entry);
+        self.remember(Side::Sent, own);
     }
 
     pub(crate) fn received(&mut self, entry: Entry) {
-        push(self.received.entry(entry.connection.remote()).or_default(), entry);
+        let other = entry.connection.remote();
+        push(self.received.entry(other).or_default(), entry);
+        self.remember(Side::Received, other);
     }
 
-    pub(crate) fn sent_from(&mut self, source: SocketAddr) -> Option<&mut VecDeque<Entry>> {
-        self.sent.get_mut(&source)
+    fn remember(&mut self, side: Side, address: SocketAddr) {
+        self.order.push_back((side, address));
+        while self.order.len() > self.max
+            && let Some((side, address)) = self.order.pop_front()
+        {
+            let table = if side == Side::Sent { &mut self.sent } else { &mut self.received };
+            if let Some(entries) = table.get_mut(&address) {
+                entries.pop_front();
+                if entries.is_empty() {
+                    table.remove(&address);
+                }
+            }
+        }
     }
 
-    pub(crate) fn received_from(&mut self, source: SocketAddr) -> Option<&mut VecDeque<Entry>> {
-        self.received.get_mut(&source)
+    pub(crate) fn sent_from(&self, source: SocketAddr) -> impl Iterator<Item = &Entry> + Clone {
+        self.sent.get(&source).into_iter().flatten()
+    }
+
+    /// Requests that apps at this address sent to this callee, over whichever connection.
+    pub(crate) fn sent_to(&self, app: IpAddr, callee: SocketAddr) -> impl Iterator<Item = &Entry> {
+        let own = self.callers.get(&(app, callee)).into_iter().flatten();
+        own.flat_map(|own| self.sent_from(*own)).filter(move |entry| entry.connection.remote() == callee)
+    }
+
+    pub(crate) fn received_from(&self, source: SocketAddr) -> impl Iterator<Item = &Entry> + Clone {
+        self.received.get(&source).into_iter().flatten()
     }
 
     /// The request is over.
@@ -86,6 +135,16 @@ impl Sockets {
                 !entries.is_empty()
             });
         }
+        let sent = &self.sent;
+        self.callers.retain(|_, own| {
+            own.retain(|own| sent.contains_key(own));
+            !own.is_empty()
+        });
+        let (sent, received) = (&self.sent, &self.received);
+        self.order.retain(|(side, address)| match side {
+            Side::Sent => sent.contains_key(address),
+            Side::Received => received.contains_key(address),
+        });
     }
 }
 

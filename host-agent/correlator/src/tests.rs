@@ -124,6 +124,7 @@ impl World {
             began_trace: origin == "new",
             asked: origin == "agent",
             source: Some(outbound().local()),
+            destination: Some(outbound().remote()),
             upstream_local: Some(inbound().remote()),
             ordinal: None,
             method: b"GET",
@@ -131,7 +132,11 @@ impl World {
             started,
             ended: self.now,
         };
-        self.correlator.mesh_span(&span, self.now, if hop == Hop::MeshOutbound { "outbound" } else { "inbound" });
+        self.correlator.mesh_span(
+            &span,
+            self.now,
+            if hop == Hop::MeshOutbound { "outbound" } else { "inbound" },
+        );
     }
 
     fn flush(&mut self) -> Vec<Woven<&'static str>> {
@@ -186,6 +191,23 @@ fn another_request_line_or_destination_is_no_answer() {
         line: b"GET /orders/1?x=y",
     };
     assert_eq!(world.correlator.question(elsewhere), None);
+}
+
+#[test]
+fn without_the_port_an_answer_is_given_where_only_one_request_fits() {
+    let mut world = World::new();
+    let pod = SocketAddr::new(outbound().local().ip(), 0);
+    let client = world.client(exchange(2, 1), thread(1), None);
+    let question = Question {
+        source: pod,
+        destination: Some(outbound().remote()),
+        ordinal: Some(1),
+        line: b"GET /orders/1?x=y",
+    };
+    assert_eq!(world.correlator.question(question).map(|(context, _)| context), Some(client));
+    assert_eq!(world.correlator.question(Question { destination: None, ..question }), None);
+    world.client(exchange(2, 2), thread(2), None);
+    assert_eq!(world.correlator.question(question), None, "two requests fit");
 }
 
 #[test]
