@@ -176,7 +176,8 @@ async fn sigterm_drains_and_ends() {
     let file = folder.path().join("meshweft.yaml");
     let socket = folder.path().join("agent.sock");
     let yaml = format!(
-        "receiver: {{grpc: 127.0.0.1:0, http: null, socket: {}}}\nadmin: {{address: 127.0.0.1:0}}\nlog: {{format: json}}",
+        "receiver: {{grpc: 127.0.0.1:0, http: null, socket: {}}}\nadmin: {{address: 127.0.0.1:0}}\n\
+         discovery: {{select: []}}\nlog: {{format: json}}",
         socket.display()
     );
     std::fs::write(&file, yaml).unwrap();
