@@ -65,7 +65,12 @@ fn headers_that_an_app_copies_by_hand_give_the_same_tree() {
         let outcome = demo.send(1, &plan, |_| {}).await.unwrap();
         let (figures, _) = demo.settle(1, &outcome, 500).await.unwrap();
         assert_eq!(figures.failed, 0, "{:?}", outcome.first_failure);
-        assert_eq!((figures.verdict.complete, figures.verdict.wrong_parent), (500, 0), "{:#?}", figures.verdict);
+        assert_eq!(
+            (figures.verdict.complete, figures.verdict.wrong_parent),
+            (500, 0),
+            "{:#?}",
+            figures.verdict
+        );
         assert_eq!(figures.spans_seen, 500 * CHAIN.len() as u64, "nothing is shown twice");
     });
 }
@@ -79,7 +84,7 @@ fn a_killed_agent_fails_no_request_and_a_new_one_sees_the_open_connections() {
         let before = demo.send(1, &plan, |_| {}).await.unwrap();
         let asked = |demo: &Demo| {
             ["timeout", "failed"]
-                .map(|outcome| envoy_counter(demo, &format!("meshweft_context_{outcome}")))
+                .map(|outcome| envoy_counter(demo, &format!("meshweft_context_{outcome}_total")))
                 .iter()
                 .sum::<u64>()
         };
@@ -97,13 +102,15 @@ fn a_killed_agent_fails_no_request_and_a_new_one_sees_the_open_connections() {
         let asked_in_vain = asked(&demo) - asked_before;
         demo.start_agent().unwrap();
         let after = traced_again(&demo).await;
-        for (name, outcome) in [("before", &before), ("while", &killed), ("without", &without), ("after", &after)] {
+        for (name, outcome) in
+            [("before", &before), ("while", &killed), ("without", &without), ("after", &after)]
+        {
             assert_eq!(outcome.failed, 0, "{name}: {:?}", outcome.first_failure);
         }
         // Two proxies ask, with one worker each. Whatever was under way when the agent died asked in
         // vain, at most once a request; then the breakers are open.
         println!("asked in vain: {asked_in_vain}");
-        assert!(asked_in_vain <= 2 * 10, "{asked_in_vain}");
+        assert!((1..=2 * 10).contains(&asked_in_vain), "{asked_in_vain}");
     });
 }
 

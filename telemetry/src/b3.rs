@@ -110,30 +110,18 @@ pub fn parse(value: &[u8]) -> Result<Received, Error> {
     // "When only propagating a sampling decision, the header is still named b3, but only contains
     // the sampling state."
     if let Some(sampling) = single_sampling(value) {
-        return Ok(Received {
-            context: None,
-            sampling: Some(sampling),
-        });
+        return Ok(Received { context: None, sampling: Some(sampling) });
     }
     // "Unless propagating only the Sampling State, the TraceId is required", and so is the SpanId.
     let mut fields = value.split(|byte| *byte == b'-');
-    let trace_id = fields
-        .next()
-        .and_then(trace_id)
-        .ok_or(malformed(Part::TraceId))?;
-    let span_id = fields
-        .next()
-        .and_then(span_id)
-        .ok_or(malformed(Part::SpanId))?;
+    let trace_id = fields.next().and_then(trace_id).ok_or(malformed(Part::TraceId))?;
+    let span_id = fields.next().and_then(span_id).ok_or(malformed(Part::SpanId))?;
 
     // "Defer is absence of the sampling field." The parent can then still follow: one is a single
     // character, the other has sixteen.
     let (sampling, parent) = match (fields.next(), fields.next()) {
         (Some(state), None) if state.len() != 1 => (None, Some(state)),
-        (Some(state), parent) => (
-            Some(single_sampling(state).ok_or(malformed(Part::Sampling))?),
-            parent,
-        ),
+        (Some(state), parent) => (Some(single_sampling(state).ok_or(malformed(Part::Sampling))?), parent),
         (None, _) => (None, None),
     };
     if parent.is_some_and(|parent| self::span_id(parent).is_none()) {
@@ -142,10 +130,7 @@ pub fn parse(value: &[u8]) -> Result<Received, Error> {
     if fields.next().is_some() {
         return Err(malformed(Part::End));
     }
-    Ok(Received {
-        context: Some(context(trace_id, span_id, sampling)),
-        sampling,
-    })
+    Ok(Received { context: Some(context(trace_id, span_id, sampling)), sampling })
 }
 
 /// Parses the `X-B3-*` headers. None at all gives neither context nor decision.
@@ -156,8 +141,7 @@ pub fn parse(value: &[u8]) -> Result<Received, Error> {
 /// [`Error::TooLarge`] where a value exceeds [`MAX_LEN`], else [`Error::Malformed`], also where an
 /// id is missing although another is there.
 pub fn parse_multi(headers: &MultiHeaders<'_>) -> Result<Received, Error> {
-    let first =
-        |header, value: Option<_>| value.map(|value| first_value(header, value)).transpose();
+    let first = |header, value: Option<_>| value.map(|value| first_value(header, value)).transpose();
     let malformed = |header, part| Error::Malformed { header, part };
 
     // "Debug is encoded as X-B3-Flags: 1. Absent or any other value can be ignored. Debug implies
@@ -172,48 +156,25 @@ pub fn parse_multi(headers: &MultiHeaders<'_>) -> Result<Received, Error> {
         Some(_) => return Err(malformed(SAMPLED, Part::Sampling)),
         None => None,
     };
-    let sampling = if debug {
-        Some(Sampling::Debug)
-    } else {
-        sampling
-    };
+    let sampling = if debug { Some(Sampling::Debug) } else { sampling };
     let parent = first(PARENT_SPAN_ID, headers.parent_span_id)?;
     if parent.is_some_and(|parent| span_id(parent).is_none()) {
         return Err(malformed(PARENT_SPAN_ID, Part::ParentSpanId));
     }
 
-    let ids = (
-        first(TRACE_ID, headers.trace_id)?,
-        first(SPAN_ID, headers.span_id)?,
-    );
+    let ids = (first(TRACE_ID, headers.trace_id)?, first(SPAN_ID, headers.span_id)?);
     if ids == (None, None) && parent.is_none() {
-        return Ok(Received {
-            context: None,
-            sampling,
-        });
+        return Ok(Received { context: None, sampling });
     }
-    let trace_id = ids
-        .0
-        .and_then(trace_id)
-        .ok_or(malformed(TRACE_ID, Part::TraceId))?;
-    let span_id = ids
-        .1
-        .and_then(span_id)
-        .ok_or(malformed(SPAN_ID, Part::SpanId))?;
-    Ok(Received {
-        context: Some(context(trace_id, span_id, sampling)),
-        sampling,
-    })
+    let trace_id = ids.0.and_then(trace_id).ok_or(malformed(TRACE_ID, Part::TraceId))?;
+    let span_id = ids.1.and_then(span_id).ok_or(malformed(SPAN_ID, Part::SpanId))?;
+    Ok(Received { context: Some(context(trace_id, span_id, sampling)), sampling })
 }
 
 /// The value of the single header: trace id, span id and sampling state.
 #[must_use]
 pub fn format(context: &SpanContext) -> [u8; LEN] {
-    let MultiValues {
-        trace_id,
-        span_id,
-        sampled,
-    } = format_multi(context);
+    let MultiValues { trace_id, span_id, sampled } = format_multi(context);
     hex::concat(&[&trace_id, b"-", &span_id, b"-", &sampled])
 }
 
@@ -223,31 +184,20 @@ pub fn format_multi(context: &SpanContext) -> MultiValues {
     MultiValues {
         trace_id: context.trace_id.to_hex(),
         span_id: context.span_id.to_hex(),
-        sampled: if context.flags.sampled() {
-            *b"1"
-        } else {
-            *b"0"
-        },
+        sampled: if context.flags.sampled() { *b"1" } else { *b"0" },
     }
 }
 
 fn bounded<'a>(header: &'static str, value: &'a [u8]) -> Result<&'a [u8], Error> {
     if value.len() > MAX_LEN {
-        return Err(Error::TooLarge {
-            header,
-            limit: MAX_LEN,
-        });
+        return Err(Error::TooLarge { header, limit: MAX_LEN });
     }
     Ok(hex::trim_ows(value))
 }
 
 fn first_value<'a>(header: &'static str, value: &'a [u8]) -> Result<&'a [u8], Error> {
     let value = bounded(header, value)?;
-    Ok(value
-        .split(|byte| *byte == b',')
-        .next()
-        .map(hex::trim_ows)
-        .unwrap_or_default())
+    Ok(value.split(|byte| *byte == b',').next().map(hex::trim_ows).unwrap_or_default())
 }
 
 /// "32 or 16 lower-hex characters"
@@ -277,16 +227,8 @@ fn single_sampling(state: &[u8]) -> Option<Sampling> {
 
 fn context(trace_id: TraceId, span_id: SpanId, sampling: Option<Sampling>) -> SpanContext {
     let sampled = sampling.is_some_and(Sampling::sampled);
-    let flags = if sampled {
-        TraceFlags::SAMPLED
-    } else {
-        TraceFlags::NONE
-    };
-    SpanContext {
-        trace_id,
-        span_id,
-        flags,
-    }
+    let flags = if sampled { TraceFlags::SAMPLED } else { TraceFlags::NONE };
+    SpanContext { trace_id, span_id, flags }
 }
 
 #[cfg(test)]

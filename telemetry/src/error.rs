@@ -77,9 +77,9 @@ impl Error {
     #[must_use]
     pub const fn header(self) -> &'static str {
         match self {
-            Self::Malformed { header, .. }
-            | Self::Duplicate { header }
-            | Self::TooLarge { header, .. } => header,
+            Self::Malformed { header, .. } | Self::Duplicate { header } | Self::TooLarge { header, .. } => {
+                header
+            }
             Self::DuplicateKey | Self::TooManyMembers => crate::tracestate::NAME,
         }
     }
@@ -103,11 +103,7 @@ impl fmt::Display for Error {
             Self::DuplicateKey => f.write_str("tracestate: two members have the same key"),
             Self::TooLarge { header, limit } => write!(f, "{header}: longer than {limit} bytes"),
             Self::TooManyMembers => {
-                write!(
-                    f,
-                    "tracestate: more than {} members",
-                    crate::tracestate::MAX_MEMBERS
-                )
+                write!(f, "tracestate: more than {} members", crate::tracestate::MAX_MEMBERS)
             }
         }
     }
@@ -122,39 +118,11 @@ mod tests {
     #[test]
     fn an_error_names_its_header_and_its_reason() {
         let cases = [
-            (
-                Error::Malformed {
-                    header: "b3",
-                    part: Part::TraceId,
-                },
-                "b3: malformed trace id",
-                "malformed",
-            ),
-            (
-                Error::Duplicate {
-                    header: "traceparent",
-                },
-                "traceparent: given more than once",
-                "duplicate",
-            ),
-            (
-                Error::DuplicateKey,
-                "tracestate: two members have the same key",
-                "duplicate",
-            ),
-            (
-                Error::TooLarge {
-                    header: "b3",
-                    limit: 9,
-                },
-                "b3: longer than 9 bytes",
-                "too_large",
-            ),
-            (
-                Error::TooManyMembers,
-                "tracestate: more than 32 members",
-                "too_large",
-            ),
+            (Error::Malformed { header: "b3", part: Part::TraceId }, "b3: malformed trace id", "malformed"),
+            (Error::Duplicate { header: "traceparent" }, "traceparent: given more than once", "duplicate"),
+            (Error::DuplicateKey, "tracestate: two members have the same key", "duplicate"),
+            (Error::TooLarge { header: "b3", limit: 9 }, "b3: longer than 9 bytes", "too_large"),
+            (Error::TooManyMembers, "tracestate: more than 32 members", "too_large"),
         ];
         for (error, text, reason) in cases {
             assert_eq!(error.to_string(), text);

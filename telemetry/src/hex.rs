@@ -59,18 +59,9 @@ mod tests {
     #[test]
     fn only_lowercase_hex_of_the_exact_length_decodes() {
         assert_eq!(decode::<2>(b"09af"), Some([0x09, 0xaf]));
-        for wrong in [
-            &b"09a"[..],
-            b"09af0",
-            b"09AF",
-            b"09ag",
-            b"09a/",
-            b"09a:",
-            b"09a`",
-            b"09a\xe1",
-            b"",
-            b"09af00",
-        ] {
+        for wrong in
+            [&b"09a"[..], b"09af0", b"09AF", b"09ag", b"09a/", b"09a:", b"09a`", b"09a\xe1", b"", b"09af00"]
+        {
             assert_eq!(decode::<2>(wrong), None, "{wrong:?}");
         }
     }
@@ -78,13 +69,8 @@ mod tests {
     #[test]
     fn every_byte_decodes_as_the_standard_library_says() {
         for byte in 0..=u8::MAX {
-            let expected = char::from(byte)
-                .to_digit(16)
-                .filter(|_| !byte.is_ascii_uppercase());
-            assert_eq!(
-                decode::<1>(&[b'0', byte]).map(|[value]| u32::from(value)),
-                expected
-            );
+            let expected = char::from(byte).to_digit(16).filter(|_| !byte.is_ascii_uppercase());
+            assert_eq!(decode::<1>(&[b'0', byte]).map(|[value]| u32::from(value)), expected);
         }
     }
 

@@ -56,10 +56,7 @@ impl Hop {
     /// Whether a proxy made the span.
     #[must_use]
     pub const fn is_mesh(self) -> bool {
-        matches!(
-            self,
-            Self::MeshOutbound | Self::MeshInbound | Self::MeshGateway | Self::MeshWaypoint
-        )
+        matches!(self, Self::MeshOutbound | Self::MeshInbound | Self::MeshGateway | Self::MeshWaypoint)
     }
 }
 

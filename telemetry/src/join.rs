@@ -21,10 +21,7 @@ impl Connection {
     /// The connection between these two ends.
     #[must_use]
     pub fn new(local: SocketAddr, remote: SocketAddr) -> Self {
-        Self {
-            local: canonical(local),
-            remote: canonical(remote),
-        }
+        Self { local: canonical(local), remote: canonical(remote) }
     }
 
     /// The app's own end.
@@ -58,10 +55,7 @@ mod tests {
 
     #[test]
     fn a_mapped_address_equals_its_ipv4() {
-        let mapped = Connection::new(
-            "[::ffff:10.0.0.1]:80".parse().unwrap(),
-            "[::1]:1".parse().unwrap(),
-        );
+        let mapped = Connection::new("[::ffff:10.0.0.1]:80".parse().unwrap(), "[::1]:1".parse().unwrap());
         let plain = Connection::new("10.0.0.1:80".parse().unwrap(), "[::1]:1".parse().unwrap());
         assert_eq!(mapped, plain);
     }

@@ -15,18 +15,14 @@
 //! | [`join`] | the two ends of a connection, by which both sides of a proxy meet |
 //! | [`workload`] | who a span belongs to |
 //! | [`question`] | what the filter asks the agent when a request has no context |
+//! | [`sampling`] | which traces are kept |
 //! | [`attributes`] | every attribute name that Meshweft writes |
 //! | [`loss`] | every reason for which something may be dropped |
 
 // What is parsed here comes off the wire, inside a proxy: there must be nothing that can panic.
 #![cfg_attr(
     not(test),
-    deny(
-        clippy::indexing_slicing,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic
-    )
+    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
 pub mod attributes;
@@ -40,6 +36,7 @@ pub mod join;
 pub mod loss;
 pub mod propagation;
 pub mod question;
+pub mod sampling;
 pub mod traceparent;
 pub mod tracestate;
 pub mod workload;

@@ -49,10 +49,7 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<_> = DropReason::ALL
-            .iter()
-            .map(|reason| reason.as_str())
-            .collect();
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), DropReason::ALL.len());

@@ -42,13 +42,7 @@ impl Format {
         match self {
             Self::W3c => &[traceparent::NAME, tracestate::NAME],
             Self::B3 => &[b3::NAME],
-            Self::B3Multi => &[
-                b3::TRACE_ID,
-                b3::SPAN_ID,
-                b3::PARENT_SPAN_ID,
-                b3::SAMPLED,
-                b3::FLAGS,
-            ],
+            Self::B3Multi => &[b3::TRACE_ID, b3::SPAN_ID, b3::PARENT_SPAN_ID, b3::SAMPLED, b3::FLAGS],
         }
     }
 }
@@ -122,19 +116,13 @@ pub fn extract<'a>(
     }
     for format in formats {
         match found.parse(*format) {
-            Ok(b3::Received {
-                context: Some(context),
-                sampling,
-            }) => {
+            Ok(b3::Received { context: Some(context), sampling }) => {
                 extraction.context = Some(context);
                 extraction.sampled = sampling.map(b3::Sampling::sampled);
                 extraction.format = Some(*format);
                 break;
             }
-            Ok(b3::Received {
-                context: None,
-                sampling,
-            }) => {
+            Ok(b3::Received { context: None, sampling }) => {
                 if extraction.sampled.is_none() && sampling.is_some() {
                     extraction.sampled = sampling.map(b3::Sampling::sampled);
                     extraction.format = Some(*format);
@@ -167,13 +155,8 @@ pub struct Injection<'a> {
 impl Injection<'_> {
     /// Names, in lowercase, and values.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
-        let traceparent = self
-            .traceparent
-            .as_ref()
-            .map(|value| (traceparent::NAME, value.as_slice()));
-        let tracestate = self
-            .tracestate
-            .map(|value| (tracestate::NAME, value.as_bytes()));
+        let traceparent = self.traceparent.as_ref().map(|value| (traceparent::NAME, value.as_slice()));
+        let tracestate = self.tracestate.map(|value| (tracestate::NAME, value.as_bytes()));
         let b3 = self.b3.as_ref().map(|value| (b3::NAME, value.as_slice()));
         let b3_multi = self.b3_multi.as_ref().map(|values| {
             [
@@ -182,10 +165,7 @@ impl Injection<'_> {
                 (b3::SAMPLED, values.sampled.as_slice()),
             ]
         });
-        [traceparent, tracestate, b3]
-            .into_iter()
-            .flatten()
-            .chain(b3_multi.into_iter().flatten())
+        [traceparent, tracestate, b3].into_iter().flatten().chain(b3_multi.into_iter().flatten())
     }
 }
 
@@ -202,9 +182,7 @@ pub fn inject<'a>(
         match format {
             Format::W3c => {
                 injection.traceparent = Some(traceparent::format(context));
-                injection.tracestate = tracestate
-                    .map(TraceState::as_str)
-                    .filter(|list| !list.is_empty());
+                injection.tracestate = tracestate.map(TraceState::as_str).filter(|list| !list.is_empty());
             }
             Format::B3 => injection.b3 = Some(b3::format(context)),
             Format::B3Multi => injection.b3_multi = Some(b3::format_multi(context)),
@@ -232,24 +210,14 @@ impl Header {
     fn from_name(name: &[u8]) -> Option<Self> {
         let candidates: &[(&str, Self)] = match name.len() {
             2 => &[(b3::NAME, Self::B3)],
-            10 => &[
-                (tracestate::NAME, Self::Tracestate),
-                (b3::FLAGS, Self::B3Flags),
-            ],
-            11 => &[
-                (traceparent::NAME, Self::Traceparent),
-                (b3::SPAN_ID, Self::B3SpanId),
-            ],
-            12 => &[
-                (b3::TRACE_ID, Self::B3TraceId),
-                (b3::SAMPLED, Self::B3Sampled),
-            ],
+            10 => &[(tracestate::NAME, Self::Tracestate), (b3::FLAGS, Self::B3Flags)],
+            11 => &[(traceparent::NAME, Self::Traceparent), (b3::SPAN_ID, Self::B3SpanId)],
+            12 => &[(b3::TRACE_ID, Self::B3TraceId), (b3::SAMPLED, Self::B3Sampled)],
             17 => &[(b3::PARENT_SPAN_ID, Self::B3ParentSpanId)],
             _ => return None,
         };
         candidates.iter().find_map(|(candidate, header)| {
-            name.eq_ignore_ascii_case(candidate.as_bytes())
-                .then_some(*header)
+            name.eq_ignore_ascii_case(candidate.as_bytes()).then_some(*header)
         })
     }
 
@@ -257,11 +225,9 @@ impl Header {
         match self {
             Self::Traceparent | Self::Tracestate => Format::W3c,
             Self::B3 => Format::B3,
-            Self::B3TraceId
-            | Self::B3SpanId
-            | Self::B3ParentSpanId
-            | Self::B3Sampled
-            | Self::B3Flags => Format::B3Multi,
+            Self::B3TraceId | Self::B3SpanId | Self::B3ParentSpanId | Self::B3Sampled | Self::B3Flags => {
+                Format::B3Multi
+            }
         }
     }
 }
@@ -295,15 +261,10 @@ impl<'a> Found<'a> {
     fn parse(&self, format: Format) -> Result<b3::Received, Error> {
         match format {
             Format::W3c => {
-                let context = self
-                    .traceparent
-                    .parse(traceparent::NAME, traceparent::parse_possibly_joined)?;
+                let context =
+                    self.traceparent.parse(traceparent::NAME, traceparent::parse_possibly_joined)?;
                 let sampling = context.map(|context| {
-                    if context.flags.sampled() {
-                        b3::Sampling::Accept
-                    } else {
-                        b3::Sampling::Deny
-                    }
+                    if context.flags.sampled() { b3::Sampling::Accept } else { b3::Sampling::Deny }
                 });
                 Ok(b3::Received { context, sampling })
             }

@@ -30,35 +30,27 @@ pub const MAX_LEN: usize = 1024;
 /// specification says that the header must be ignored.
 pub fn parse(value: &[u8]) -> Result<SpanContext, Error> {
     if value.len() > MAX_LEN {
-        return Err(Error::TooLarge {
-            header: NAME,
-            limit: MAX_LEN,
-        });
+        return Err(Error::TooLarge { header: NAME, limit: MAX_LEN });
     }
     let rest = hex::trim_ows(value);
 
     // 3.2.2.1: "Version ff is forbidden". 3.2.4: "When the version prefix cannot be parsed (it's
     // not 2 hex characters followed by a dash), the implementation should restart the trace."
     let (version, rest) = field::<2>(rest).ok_or(malformed(Part::Version))?;
-    let [version] = hex::decode(version)
-        .filter(|version| *version != [0xff])
-        .ok_or(malformed(Part::Version))?;
+    let [version] =
+        hex::decode(version).filter(|version| *version != [0xff]).ok_or(malformed(Part::Version))?;
     let rest = after_dash(rest).ok_or(malformed(Part::Version))?;
 
     // 3.2.2.3: "If the trace-id value is invalid (for example if it contains non-allowed
     // characters or all zeros), vendors MUST ignore the entire header."
     let (digits, rest) = field::<32>(rest).ok_or(malformed(Part::TraceId))?;
-    let trace_id = hex::decode(digits)
-        .and_then(TraceId::from_bytes)
-        .ok_or(malformed(Part::TraceId))?;
+    let trace_id = hex::decode(digits).and_then(TraceId::from_bytes).ok_or(malformed(Part::TraceId))?;
     let rest = after_dash(rest).ok_or(malformed(Part::TraceId))?;
 
     // 3.2.2.4: "Vendors MUST ignore the traceparent when the parent-id is invalid (for example,
     // if it contains non-lowercase hex characters)."
     let (digits, rest) = field::<16>(rest).ok_or(malformed(Part::SpanId))?;
-    let span_id = hex::decode(digits)
-        .and_then(SpanId::from_bytes)
-        .ok_or(malformed(Part::SpanId))?;
+    let span_id = hex::decode(digits).and_then(SpanId::from_bytes).ok_or(malformed(Part::SpanId))?;
     let rest = after_dash(rest).ok_or(malformed(Part::SpanId))?;
 
     let (digits, rest) = field::<2>(rest).ok_or(malformed(Part::Flags))?;
@@ -72,11 +64,7 @@ pub fn parse(value: &[u8]) -> Result<SpanContext, Error> {
     }
     // 3.2.2.5.3: "The behavior of other flags [...] is reserved for future use. Vendors MUST set
     // those to zero."
-    Ok(SpanContext {
-        trace_id,
-        span_id,
-        flags: TraceFlags::from_bits(flags),
-    })
+    Ok(SpanContext { trace_id, span_id, flags: TraceFlags::from_bits(flags) })
 }
 
 /// Parses all `traceparent` headers of a request. None at all is `Ok(None)`.
@@ -84,9 +72,7 @@ pub fn parse(value: &[u8]) -> Result<SpanContext, Error> {
 /// # Errors
 /// [`Error::Duplicate`] where there is more than one, also where a proxy has joined them into one
 /// value by commas (RFC 9110 section 5.2); else those of [`parse`].
-pub fn parse_all<'a>(
-    values: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<Option<SpanContext>, Error> {
+pub fn parse_all<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<SpanContext>, Error> {
     let mut values = values.into_iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -156,10 +142,7 @@ mod tests {
     fn the_examples_of_the_specification_parse() {
         // 3.2.3, "Valid traceparent when caller sampled this request".
         let context = parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
-        assert_eq!(
-            context.trace_id.to_string(),
-            "4bf92f3577b34da6a3ce929d0e0e4736"
-        );
+        assert_eq!(context.trace_id.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(context.span_id.to_string(), "00f067aa0ba902b7");
         assert_eq!(context.flags, TraceFlags::SAMPLED);
         // "Valid traceparent when caller didn't sample this request".
@@ -181,11 +164,7 @@ mod tests {
             ("ff", true, true, "03"),
         ] {
             let context = parse(&format!("00-{TRACE}-{SPAN}-{digits}")).unwrap();
-            assert_eq!(
-                (context.flags.sampled(), context.flags.random()),
-                (sampled, random),
-                "{digits}"
-            );
+            assert_eq!((context.flags.sampled(), context.flags.random()), (sampled, random), "{digits}");
             assert!(format(&context).ends_with(written.as_bytes()));
         }
     }
@@ -193,11 +172,7 @@ mod tests {
     #[test]
     fn version_00_has_nothing_after_the_flags() {
         for tail in [".", "-", "-what-the-future-will-be-like", "0", "\0"] {
-            assert_eq!(
-                part(&format!("00-{TRACE}-{SPAN}-01{tail}")),
-                Part::End,
-                "{tail:?}"
-            );
+            assert_eq!(part(&format!("00-{TRACE}-{SPAN}-01{tail}")), Part::End, "{tail:?}");
         }
     }
 
@@ -206,17 +181,11 @@ mod tests {
         for version in ["01", "cc", "fe"] {
             for tail in ["", "-", "-what-the-future-will-be-like", "-\x7f"] {
                 let context = parse(&format!("{version}-{TRACE}-{SPAN}-01{tail}")).unwrap();
-                assert_eq!(
-                    format(&context),
-                    *format!("00-{TRACE}-{SPAN}-01").as_bytes()
-                );
+                assert_eq!(format(&context), *format!("00-{TRACE}-{SPAN}-01").as_bytes());
             }
             // "Vendors MUST check that the 2 characters are either at the end of the string or
             // followed by a dash."
-            assert_eq!(
-                part(&format!("{version}-{TRACE}-{SPAN}-01.what")),
-                Part::End
-            );
+            assert_eq!(part(&format!("{version}-{TRACE}-{SPAN}-01.what")), Part::End);
             assert_eq!(part(&format!("{version}-{TRACE}-{SPAN}-011")), Part::End);
             // "If the size of the header is shorter than 55 characters, the vendor should not
             // parse the header".
@@ -227,11 +196,7 @@ mod tests {
     #[test]
     fn version_ff_and_what_is_no_version_are_refused() {
         for version in ["ff", ".0", "0.", "000", "0000", "0", "", "FF", "Cc", "  "] {
-            assert_eq!(
-                part(&format!("{version}-{TRACE}-{SPAN}-01")),
-                Part::Version,
-                "{version}"
-            );
+            assert_eq!(part(&format!("{version}-{TRACE}-{SPAN}-01")), Part::Version, "{version}");
         }
         assert_eq!(part(""), Part::Version);
         assert_eq!(part(&format!("00_{TRACE}-{SPAN}-01")), Part::Version);
@@ -269,11 +234,7 @@ mod tests {
     #[test]
     fn invalid_flags_are_refused() {
         for flags in [".0", "0.", "0A", "1", ""] {
-            assert_eq!(
-                part(&format!("00-{TRACE}-{SPAN}-{flags}")),
-                Part::Flags,
-                "{flags}"
-            );
+            assert_eq!(part(&format!("00-{TRACE}-{SPAN}-{flags}")), Part::Flags, "{flags}");
         }
         assert_eq!(part(&format!("00-{TRACE}-{SPAN}-001")), Part::End);
     }
@@ -294,13 +255,7 @@ mod tests {
         let value = format!("cc-{TRACE}-{SPAN}-01-");
         let longest = format!("{value:x<MAX_LEN$}");
         assert!(parse(&longest).is_ok());
-        assert_eq!(
-            parse(&(longest + "x")),
-            Err(Error::TooLarge {
-                header: NAME,
-                limit: MAX_LEN
-            })
-        );
+        assert_eq!(parse(&(longest + "x")), Err(Error::TooLarge { header: NAME, limit: MAX_LEN }));
     }
 
     #[test]
@@ -317,10 +272,7 @@ mod tests {
         // Joined by a proxy.
         assert_eq!(all(&[&format!("{one},{other}")]), duplicate);
         assert_eq!(all(&[&format!("{one}, {one}")]), duplicate);
-        assert_eq!(
-            all(&[&format!("cc{},{one}", one.trim_start_matches("00"))]),
-            duplicate
-        );
+        assert_eq!(all(&[&format!("cc{},{one}", one.trim_start_matches("00"))]), duplicate);
     }
 
     proptest! {

@@ -51,16 +51,13 @@ impl TraceState<'_> {
     /// Keys and values, in the order of the header.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         // An empty list splits into one member without `=`, which is left out.
-        self.list
-            .split(',')
-            .filter_map(|member| member.split_once('='))
+        self.list.split(',').filter_map(|member| member.split_once('='))
     }
 
     /// The value of this key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.iter()
-            .find_map(|(other, value)| (other == key).then_some(value))
+        self.iter().find_map(|(other, value)| (other == key).then_some(value))
     }
 
     /// Puts a member at the front of the list (section 3.5: "Modified keys MUST be moved to the
@@ -77,11 +74,7 @@ impl TraceState<'_> {
         list.push_str(key);
         list.push('=');
         list.push_str(value);
-        for (other, value) in self
-            .iter()
-            .filter(|(other, _)| *other != key)
-            .take(MAX_MEMBERS - 1)
-        {
+        for (other, value) in self.iter().filter(|(other, _)| *other != key).take(MAX_MEMBERS - 1) {
             list.push(',');
             list.push_str(other);
             list.push('=');
@@ -94,9 +87,7 @@ impl TraceState<'_> {
     /// The list on its own, without the header that it may borrow.
     #[must_use]
     pub fn into_owned(self) -> TraceState<'static> {
-        TraceState {
-            list: Cow::Owned(self.list.into_owned()),
-        }
+        TraceState { list: Cow::Owned(self.list.into_owned()) }
     }
 }
 
@@ -123,10 +114,7 @@ pub fn parse<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<TraceStat
     for value in values {
         bytes = bytes.saturating_add(value.len()).saturating_add(1);
         if bytes > MAX_LEN + 1 {
-            return Err(Error::TooLarge {
-                header: NAME,
-                limit: MAX_LEN,
-            });
+            return Err(Error::TooLarge { header: NAME, limit: MAX_LEN });
         }
         let value = str::from_utf8(value).map_err(|_| malformed(Part::Member))?;
         let value = trim(value);
@@ -141,11 +129,7 @@ pub fn parse<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<TraceStat
 
         // "Spaces and horizontal tabs surrounding list-members are ignored. [...] Empty and
         // whitespace-only list members are allowed."
-        for member in value
-            .split(',')
-            .map(trim)
-            .filter(|member| !member.is_empty())
-        {
+        for member in value.split(',').map(trim).filter(|member| !member.is_empty()) {
             let (key, value) = member.split_once('=').ok_or(malformed(Part::Member))?;
             check_key(key)?;
             check_value(value)?;
@@ -158,10 +142,7 @@ pub fn parse<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<TraceStat
     }
 
     let members = || members.iter().take(count).map(|(_, member)| *member);
-    let len = members()
-        .map(|member| member.len() + 1)
-        .sum::<usize>()
-        .saturating_sub(1);
+    let len = members().map(|member| member.len() + 1).sum::<usize>().saturating_sub(1);
     let list = match source {
         // Nothing was dropped, so the header is the list.
         Some(header) if header.len() == len => Cow::Borrowed(header),
@@ -186,10 +167,8 @@ fn trim(text: &str) -> &str {
 /// `key = ( lcalpha / DIGIT ) 0*255 ( keychar )`,
 /// `keychar = lcalpha / DIGIT / "_" / "-"/ "*" / "/" / "@"`
 fn check_key(key: &str) -> Result<(), Error> {
-    let starts_well =
-        key.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit());
-    let is_keychar =
-        |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
+    let starts_well = key.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit());
+    let is_keychar = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
     if starts_well && key.len() <= MAX_KEY_LEN && key.bytes().all(is_keychar) {
         Ok(())
     } else {
@@ -231,20 +210,14 @@ mod tests {
     }
 
     fn members(count: usize) -> String {
-        (0..count)
-            .map(|n| format!("bar{n:02}={n:02}"))
-            .collect::<Vec<_>>()
-            .join(",")
+        (0..count).map(|n| format!("bar{n:02}={n:02}")).collect::<Vec<_>>().join(",")
     }
 
     #[test]
     fn members_keep_their_order() {
         let state = parse(&["rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"]).unwrap();
         let members: Vec<_> = state.iter().collect();
-        assert_eq!(
-            members,
-            [("rojo", "00f067aa0ba902b7"), ("congo", "t61rcWkgMzE")]
-        );
+        assert_eq!(members, [("rojo", "00f067aa0ba902b7"), ("congo", "t61rcWkgMzE")]);
         assert_eq!(state.get("congo"), Some("t61rcWkgMzE"));
         assert_eq!(state.get("cong"), None);
     }
@@ -252,10 +225,7 @@ mod tests {
     #[test]
     fn several_headers_are_one_list() {
         // "When receiving multiple tracestate header fields, they MUST be combined".
-        assert_eq!(
-            list(&["foo=1,bar=2", "rojo=1,congo=2", "baz=3"]),
-            "foo=1,bar=2,rojo=1,congo=2,baz=3"
-        );
+        assert_eq!(list(&["foo=1,bar=2", "rojo=1,congo=2", "baz=3"]), "foo=1,bar=2,rojo=1,congo=2,baz=3");
     }
 
     #[test]
@@ -273,11 +243,9 @@ mod tests {
 
     #[test]
     fn whitespace_around_members_is_dropped() {
-        for value in [
-            "foo=1 \t , \t bar=2, \t baz=3",
-            "foo=1\t \t,\t \tbar=2,\t \tbaz=3",
-            "\t foo=1,bar=2,baz=3 \t",
-        ] {
+        for value in
+            ["foo=1 \t , \t bar=2, \t baz=3", "foo=1\t \t,\t \tbar=2,\t \tbaz=3", "\t foo=1,bar=2,baz=3 \t"]
+        {
             assert_eq!(list(&[value]), "foo=1,bar=2,baz=3");
         }
         // "All leading spaces MUST be preserved as part of the value."
@@ -299,12 +267,8 @@ mod tests {
 
     #[test]
     fn two_members_with_one_key_are_refused() {
-        for values in [
-            &["foo=1,foo=1"][..],
-            &["foo=1,foo=2"],
-            &["foo=1", "foo=1"],
-            &["foo=1", "bar=2,foo=2"],
-        ] {
+        for values in [&["foo=1,foo=1"][..], &["foo=1,foo=2"], &["foo=1", "foo=1"], &["foo=1", "bar=2,foo=2"]]
+        {
             assert_eq!(parse(values), Err(Error::DuplicateKey), "{values:?}");
         }
     }
@@ -314,10 +278,7 @@ mod tests {
         let key = "abcdefghijklmnopqrstuvwxyz0123456789_-*/";
         let value: String = (' '..='~').filter(|c| !",=".contains(*c)).collect();
         for key in [key.to_owned(), format!("{key}@a-z0-9_-*/")] {
-            assert_eq!(
-                parse(&[&format!("{key}={value}")]).unwrap().get(&key),
-                Some(value.as_str())
-            );
+            assert_eq!(parse(&[&format!("{key}={value}")]).unwrap().get(&key), Some(value.as_str()));
         }
     }
 
@@ -326,34 +287,14 @@ mod tests {
         // "A key MUST begin with a lowercase letter or a digit and contain up to 256 characters".
         let long = "z".repeat(256);
         let tenant = format!("{}@{}", "t".repeat(242), "v".repeat(13));
-        for key in [
-            "0",
-            "1a-2f@foo",
-            "foo@",
-            "foo@@bar",
-            "foo@bar@baz",
-            "t@vvvvvvvvvvvvvvv",
-            &long,
-            &tenant,
-        ] {
-            assert_eq!(
-                list(&["foo=1", &format!("{key}=1")]),
-                format!("foo=1,{key}=1")
-            );
+        for key in ["0", "1a-2f@foo", "foo@", "foo@@bar", "foo@bar@baz", "t@vvvvvvvvvvvvvvv", &long, &tenant]
+        {
+            assert_eq!(list(&["foo=1", &format!("{key}=1")]), format!("foo=1,{key}=1"));
         }
         let too_long = "z".repeat(257);
-        for key in [
-            "foo ", "FOO", "foo.bar", "@foo", "_a", "-a", "*a", "/a", "", "fo\u{f6}", &too_long,
-        ] {
-            let error = Error::Malformed {
-                header: NAME,
-                part: Part::Key,
-            };
-            assert_eq!(
-                parse(&["bar=2", &format!("{key}=1")]),
-                Err(error),
-                "{key:?}"
-            );
+        for key in ["foo ", "FOO", "foo.bar", "@foo", "_a", "-a", "*a", "/a", "", "fo\u{f6}", &too_long] {
+            let error = Error::Malformed { header: NAME, part: Part::Key };
+            assert_eq!(parse(&["bar=2", &format!("{key}=1")]), Err(error), "{key:?}");
         }
     }
 
@@ -362,27 +303,15 @@ mod tests {
         let long = "v".repeat(256);
         assert_eq!(list(&[&format!("foo={long}")]), format!("foo={long}"));
         let too_long = "v".repeat(257);
-        for value in [
-            "bar=baz", "", " ", "\u{e9}", "a\tb", "a\nb", "\x7f", "=", &too_long,
-        ] {
-            let error = Error::Malformed {
-                header: NAME,
-                part: Part::Value,
-            };
-            assert_eq!(
-                parse(&[&format!("foo={value},bar=3")]),
-                Err(error),
-                "{value:?}"
-            );
+        for value in ["bar=baz", "", " ", "\u{e9}", "a\tb", "a\nb", "\x7f", "=", &too_long] {
+            let error = Error::Malformed { header: NAME, part: Part::Value };
+            assert_eq!(parse(&[&format!("foo={value},bar=3")]), Err(error), "{value:?}");
         }
     }
 
     #[test]
     fn what_is_no_member_is_refused() {
-        let error = Err(Error::Malformed {
-            header: NAME,
-            part: Part::Member,
-        });
+        let error = Err(Error::Malformed { header: NAME, part: Part::Member });
         assert_eq!(parse(&["foo=1,bar"]), error);
         assert_eq!(super::parse([&b"foo=\xff"[..]]), error);
     }
@@ -399,19 +328,14 @@ mod tests {
 
         let longest = ",".repeat(MAX_LEN - 5) + "foo=1";
         assert_eq!(list(&[&longest]), "foo=1");
-        let error = Err(Error::TooLarge {
-            header: NAME,
-            limit: MAX_LEN,
-        });
+        let error = Err(Error::TooLarge { header: NAME, limit: MAX_LEN });
         assert_eq!(parse(&[&(longest.clone() + ",")]), error);
         assert_eq!(parse(&[&longest, ""]), error);
     }
 
     #[test]
     fn the_longest_list_of_the_grammar_parses() {
-        let list: Vec<_> = (0..32)
-            .map(|n| format!("{n:0>256}={}", "v".repeat(256)))
-            .collect();
+        let list: Vec<_> = (0..32).map(|n| format!("{n:0>256}={}", "v".repeat(256))).collect();
         let list = list.join(",");
         assert_eq!(list.len(), 16447);
         assert!(borrows(&parse(&[&list]).unwrap()));
@@ -441,14 +365,7 @@ mod tests {
     #[test]
     fn an_invalid_member_is_not_inserted() {
         let mut state = parse(&["a=1"]).unwrap();
-        for (key, value) in [
-            ("A", "1"),
-            ("", "1"),
-            ("b", ""),
-            ("b", "1 "),
-            ("b", "1,c=2"),
-            ("b,c", "1"),
-        ] {
+        for (key, value) in [("A", "1"), ("", "1"), ("b", ""), ("b", "1 "), ("b", "1,c=2"), ("b,c", "1")] {
             assert!(state.insert(key, value).is_err());
         }
         assert_eq!(state.as_str(), "a=1");

@@ -37,11 +37,7 @@ impl Workload {
     /// `service.name` of this workload's spans: the canonical service, else the workload.
     #[must_use]
     pub fn service_name(&self) -> &str {
-        if self.canonical_service.is_empty() {
-            &self.name
-        } else {
-            &self.canonical_service
-        }
+        if self.canonical_service.is_empty() { &self.name } else { &self.canonical_service }
     }
 }
 
@@ -51,8 +47,7 @@ mod tests {
 
     #[test]
     fn endpoint_metadata_parses_with_missing_fields() {
-        let full =
-            Workload::parse_endpoint_metadata("orders-v1;shop;orders;v1;Kubernetes").unwrap();
+        let full = Workload::parse_endpoint_metadata("orders-v1;shop;orders;v1;Kubernetes").unwrap();
         assert_eq!(full.service_name(), "orders");
         assert_eq!(full.cluster, "Kubernetes");
         let short = Workload::parse_endpoint_metadata("orders-v1;shop").unwrap();

@@ -31,7 +31,7 @@ mod tests;
 
 use std::time::Duration;
 
-use meshweft_telemetry::{Evidence, Hop, SpanContext, SpanId, TraceId, id::IdGenerator};
+use meshweft_telemetry::{Evidence, Hop, SpanContext, SpanId, TraceId, id::IdGenerator, sampling};
 
 pub use client::ClientRequest;
 pub use exchanges::ExchangeId;
@@ -238,22 +238,11 @@ impl<P> Correlator<P> {
     fn new_trace(&mut self) -> SpanContext {
         use meshweft_telemetry::TraceFlags;
         let trace_id = self.ids.trace_id();
-        let flags = if sampled(trace_id, self.config.sampling_ratio) {
+        let flags = if sampling::keeps(trace_id, self.config.sampling_ratio) {
             TraceFlags::RANDOM.with(TraceFlags::SAMPLED)
         } else {
             TraceFlags::RANDOM
         };
         SpanContext { trace_id, span_id: self.ids.span_id(), flags }
     }
-}
-
-/// Consistent probability sampling: a threshold on the 56 random bits of the trace id (W3C Trace
-/// Context level 2, section 3.2.2.3), so that every component with the same ratio decides alike.
-fn sampled(trace_id: TraceId, ratio: f64) -> bool {
-    const BITS: u32 = 56;
-    let [.., a, b, c, d, e, f, g] = trace_id.to_bytes();
-    let random = u64::from_be_bytes([0, a, b, c, d, e, f, g]);
-    // The product is at most 2^56, which f64 and u64 hold exactly.
-    let threshold = (ratio.clamp(0.0, 1.0) * (1u64 << BITS) as f64) as u64;
-    random >= (1u64 << BITS) - threshold
 }

@@ -1,6 +1,6 @@
 //! `sampling`: which traces are kept. The samplers of the OpenTelemetry SDK specification.
 
-use meshweft_telemetry::TraceId;
+use meshweft_telemetry::{TraceId, sampling};
 use serde::{Deserialize, Serialize};
 
 /// A sampler by its name in `OTEL_TRACES_SAMPLER`.
@@ -66,21 +66,13 @@ impl Sampling {
         match self.sampler {
             SamplerName::AlwaysOn => true,
             SamplerName::AlwaysOff => false,
-            SamplerName::TraceIdRatio => self.in_share(trace_id),
+            SamplerName::TraceIdRatio => sampling::keeps(trace_id, self.ratio),
             SamplerName::ParentBasedAlwaysOn => parent.unwrap_or(true),
             SamplerName::ParentBasedAlwaysOff => parent.unwrap_or(false),
-            SamplerName::ParentBasedTraceIdRatio => parent.unwrap_or_else(|| self.in_share(trace_id)),
+            SamplerName::ParentBasedTraceIdRatio => {
+                parent.unwrap_or_else(|| sampling::keeps(trace_id, self.ratio))
+            }
         }
-    }
-
-    /// Compares the 56 random bits of the id (W3C Trace Context level 2, section 3.2.2.5.2), so
-    /// that every participant with the same ratio decides alike.
-    fn in_share(&self, trace_id: TraceId) -> bool {
-        const RANDOM_BITS: u128 = (1 << 56) - 1;
-        let random = u128::from_be_bytes(trace_id.to_bytes()) & RANDOM_BITS;
-        #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more than 53 bits")]
-        let position = random as f64 / (RANDOM_BITS + 1) as f64;
-        position >= 1.0 - self.ratio
     }
 }
 

@@ -119,13 +119,11 @@ impl Weave {
             let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
             thread::Builder::new().name("watch".to_owned()).spawn(move || watch(&state, poll_fd, &stop))?
         };
-        let discovery = {
-            let state = Arc::clone(&state);
-            thread::Builder::new()
-                .name("discovery".to_owned())
-                .spawn(move || discover(&mut discoverer, &changed, &state))?
-        };
-        drop(discovery);
+        // Not joined at the end: it may wait for a change that never comes.
+        let discovering = Arc::clone(&state);
+        thread::Builder::new()
+            .name("discovery".to_owned())
+            .spawn(move || discover(&mut discoverer, &changed, &discovering))?;
         Ok(Self { state, stop, threads: Mutex::new(vec![watcher]) })
     }
 
@@ -206,7 +204,7 @@ fn watch(state: &Mutex<State>, ring: i32, stop: &AtomicBool) {
     }
 }
 
-/// Runs until the state, which holds the sending end, is gone.
+/// Runs as long as the agent: the state, which holds the sending end, is kept by this thread too.
 fn discover(discoverer: &mut Discoverer, changed: &mpsc::Receiver<Change>, state: &Mutex<State>) {
     while let Ok(change) = changed.recv() {
         match discoverer.change(change) {
@@ -283,6 +281,8 @@ impl State {
         let now = self.clock.now();
         self.release(|correlator, leave| correlator.poll(now, leave));
         self.metrics.capture.connections.set(self.connections.len().try_into().unwrap_or(i64::MAX));
+        let processes = self.processes.read().unwrap_or_else(PoisonError::into_inner).len();
+        self.metrics.capture.processes.set(processes.try_into().unwrap_or(i64::MAX));
         self.metrics.correlation.update(
             self.correlator.stats(),
             self.correlator.held(),

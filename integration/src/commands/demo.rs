@@ -34,16 +34,16 @@ impl DemoCommand {
         let mesh = match &self.mesh {
             Some(mesh) => mesh.clone(),
             None => {
-                let root = std::env::var_os("MESHWEFT_ROOT").context("MESHWEFT_ROOT is not set; use `cargo xtask demo`")?;
+                let root = std::env::var_os("MESHWEFT_ROOT")
+                    .context("MESHWEFT_ROOT is not set; use `cargo xtask demo`")?;
                 PathBuf::from(root).join("integration/meshes/demo.yaml")
             }
         };
         println!("starting the mesh, the agent and Prometheus ...");
         let demo = Demo::start(&mesh).await?;
         let plan = Plan { requests: self.requests, concurrency: self.concurrency };
-        let outcome = demo
-            .send(1, &plan, |done| println!("  {done:>6} of {} requests", self.requests))
-            .await?;
+        let outcome =
+            demo.send(1, &plan, |done| println!("  {done:>6} of {} requests", self.requests)).await?;
         if let Some(failure) = &outcome.first_failure {
             println!("the first failure: {failure}");
         }
@@ -65,7 +65,8 @@ impl DemoCommand {
         let json = figures.json();
         println!("{}", serde_json::to_string_pretty(&json)?);
         if let Some(file) = &self.json {
-            std::fs::write(file, format!("{json}\n")).with_context(|| format!("cannot write {}", file.display()))?;
+            std::fs::write(file, format!("{json}\n"))
+                .with_context(|| format!("cannot write {}", file.display()))?;
         }
         if !self.once {
             println!();
@@ -75,7 +76,9 @@ impl DemoCommand {
             println!("Ctrl-C ends everything.");
             super::wait_for_signal().await?;
         }
-        let sound = figures.failed == 0 && figures.verdict.complete == self.requests && figures.dangling_exemplars == 0;
+        let sound = figures.failed == 0
+            && figures.verdict.complete == self.requests
+            && figures.dangling_exemplars == 0;
         Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -37,11 +37,8 @@ impl Forward {
                 bail!("OTEL_EXPORTER_OTLP_PROTOCOL is {other:?}; the demo knows http/protobuf and grpc")
             }
         };
-        let path = if grpc {
-            "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-        } else {
-            "/v1/traces"
-        };
+        let path =
+            if grpc { "/opentelemetry.proto.collector.trace.v1.TraceService/Export" } else { "/v1/traces" };
         let uri = format!("{}{path}", endpoint.trim_end_matches('/'));
         let uri = uri.parse().with_context(|| format!("OTEL_EXPORTER_OTLP_ENDPOINT: {endpoint:?}"))?;
         let client = Client::builder(TokioExecutor::new()).http2_only(grpc).build_http();
@@ -73,7 +70,8 @@ impl Forward {
         let response = self.client.request(request.body(Full::new(body))?).await?;
         let status = response.status();
         let collected = response.into_body().collect().await?;
-        let grpc_status = collected.trailers().and_then(|trailers| trailers.get("grpc-status")?.to_str().ok());
+        let grpc_status =
+            collected.trailers().and_then(|trailers| trailers.get("grpc-status")?.to_str().ok());
         if !status.is_success() || grpc_status.is_some_and(|code| code != "0") {
             bail!("it answers {status}, grpc-status {grpc_status:?}");
         }

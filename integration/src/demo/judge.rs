@@ -48,7 +48,9 @@ pub fn judge(spans: &[Seen], chain: &[Step<'_>], numbers: impl Iterator<Item = u
         let complaint = judge_one(&by_step, chain, number, &mut verdict.wrong_parent);
         match complaint {
             None => verdict.complete += 1,
-            Some(complaint) if verdict.complaints.len() < MAX_COMPLAINTS => verdict.complaints.push(complaint),
+            Some(complaint) if verdict.complaints.len() < MAX_COMPLAINTS => {
+                verdict.complaints.push(complaint)
+            }
             Some(_) => {}
         }
     }
@@ -76,7 +78,10 @@ fn judge_one(
         traces.insert(&span.trace);
         let parent = above.map(|above| above.span.as_slice()).unwrap_or_default();
         if above_known && span.parent != parent {
-            complaint.get_or_insert(format!("{hop} {service} {path}: wrong parent (evidence {:?})", span.evidence));
+            complaint.get_or_insert(format!(
+                "{hop} {service} {path}: wrong parent (evidence {:?})",
+                span.evidence
+            ));
             // A parent that is missing is a gap; one that is another is a lie.
             *wrong_parent += u64::from(!span.parent.is_empty());
         }

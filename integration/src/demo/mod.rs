@@ -166,7 +166,13 @@ impl Demo {
     ///
     /// # Errors
     /// As [`Demo::send`].
-    pub async fn send_to(&self, path: &str, first: u64, plan: &Plan, progress: impl FnMut(u64)) -> Result<Outcome> {
+    pub async fn send_to(
+        &self,
+        path: &str,
+        first: u64,
+        plan: &Plan,
+        progress: impl FnMut(u64),
+    ) -> Result<Outcome> {
         let load = Load {
             url: self.lab.gateway_url(),
             path: path.to_owned(),
@@ -232,6 +238,14 @@ impl Demo {
         Ok(fetch::get(stream, "agent", "/metrics", &[])?.text())
     }
 
+    /// Fails if a process of the lab has ended by itself.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn check(&mut self) -> Result<()> {
+        self.lab.check()
+    }
+
     /// A trace to show: of an exemplar in one of the higher buckets of what the storefront's sidecar
     /// received.
     #[must_use]
@@ -247,10 +261,11 @@ impl Demo {
             .max_by(|a, b| a.value.total_cmp(&b.value))?;
         let spans = self.spans.all();
         let trace = spans.iter().find(|span| tree::hex(&span.trace) == exemplar.trace_id)?.trace.clone();
-        let labels: Vec<String> = ["reporter", "source_workload", "destination_workload", "response_code", "le"]
-            .iter()
-            .filter_map(|name| Some(format!("{name}={:?}", exemplar.series.get(*name)?)))
-            .collect();
+        let labels: Vec<String> =
+            ["reporter", "source_workload", "destination_workload", "response_code", "le"]
+                .iter()
+                .filter_map(|name| Some(format!("{name}={:?}", exemplar.series.get(*name)?)))
+                .collect();
         Some(format!(
             "istio_request_duration_milliseconds_bucket{{{}, ...}}\n  exemplar {} ms, trace_id {}, span_id {}\n\nand the trace that it points to:\n\n{}",
             labels.join(", "),

@@ -69,13 +69,15 @@ impl Prometheus {
     /// # Errors
     /// It cannot be started, or does not answer in time (with the end of its log).
     pub fn start(lab: &Lab, agent: SocketAddr) -> Result<Self> {
-        let binary = std::env::var_os("MESHWEFT_PROMETHEUS").map_or_else(|| "prometheus".into(), PathBuf::from);
+        let binary =
+            std::env::var_os("MESHWEFT_PROMETHEUS").map_or_else(|| "prometheus".into(), PathBuf::from);
         let folder = lab.folder().join("prometheus");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let targets: Vec<String> = lab.scrape_targets().iter().map(SocketAddr::to_string).collect();
         let file = folder.join("prometheus.json");
         let config = config(&targets, agent);
-        std::fs::write(&file, config.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(&file, config.to_string())
+            .with_context(|| format!("cannot write {}", file.display()))?;
         // Prometheus takes no port 0; between here and its start nobody else is likely to take it,
         // and should somebody, its log says so.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr())?;
@@ -92,7 +94,10 @@ impl Prometheus {
         while prometheus.get("/-/ready").is_err() {
             prometheus.process.check("Prometheus")?;
             if Instant::now() >= deadline {
-                bail!("Prometheus is not ready in time; the end of its log:\n{}", prometheus.process.log_tail());
+                bail!(
+                    "Prometheus is not ready in time; the end of its log:\n{}",
+                    prometheus.process.log_tail()
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }

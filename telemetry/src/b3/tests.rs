@@ -18,12 +18,7 @@ fn part(value: &str) -> Part {
 }
 
 fn multi<'a>(headers: &[(&str, &'a str)]) -> MultiHeaders<'a> {
-    let find = |name| {
-        headers
-            .iter()
-            .find(|(other, _)| *other == name)
-            .map(|(_, value)| value.as_bytes())
-    };
+    let find = |name| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_bytes());
     MultiHeaders {
         trace_id: find(TRACE_ID),
         span_id: find(SPAN_ID),
@@ -56,79 +51,36 @@ fn all_fields_of_the_single_header_are_read() {
 #[test]
 fn a_decision_can_stand_alone() {
     // "A deny decision may omit identifiers and look like this: b3: 0".
-    for (value, sampling) in [
-        ("0", Sampling::Deny),
-        ("1", Sampling::Accept),
-        ("d", Sampling::Debug),
-    ] {
-        assert_eq!(
-            parse(value),
-            Ok(Received {
-                context: None,
-                sampling: Some(sampling)
-            })
-        );
+    for (value, sampling) in [("0", Sampling::Deny), ("1", Sampling::Accept), ("d", Sampling::Debug)] {
+        assert_eq!(parse(value), Ok(Received { context: None, sampling: Some(sampling) }));
     }
 }
 
 #[test]
 fn a_trace_id_of_64_bits_gets_zeros_before_it() {
-    let context = parse(&format!("64fe8b2a57d3eff7-{SPAN}-1"))
-        .unwrap()
-        .context
-        .unwrap();
-    assert_eq!(
-        context.trace_id.to_string(),
-        "000000000000000064fe8b2a57d3eff7"
-    );
+    let context = parse(&format!("64fe8b2a57d3eff7-{SPAN}-1")).unwrap().context.unwrap();
+    assert_eq!(context.trace_id.to_string(), "000000000000000064fe8b2a57d3eff7");
 }
 
 #[test]
 fn a_malformed_single_header_is_refused() {
-    for id in [
-        "",
-        "D",
-        "2",
-        "true",
-        "0000000000000000",
-        "80F198EE56343BA864FE8B2A57D3EFF7",
-        "80f198ee56343ba8 ",
-    ] {
+    for id in
+        ["", "D", "2", "true", "0000000000000000", "80F198EE56343BA864FE8B2A57D3EFF7", "80f198ee56343ba8 "]
+    {
         assert_eq!(part(&format!("{id}-{SPAN}-1")), Part::TraceId, "{id}");
     }
     assert_eq!(part(""), Part::TraceId);
     assert_eq!(part("0-"), Part::TraceId);
-    for id in [
-        "",
-        "0000000000000000",
-        "E457B5A2E4D86BD1",
-        TRACE,
-        "e457b5a2e4d86bd",
-    ] {
+    for id in ["", "0000000000000000", "E457B5A2E4D86BD1", TRACE, "e457b5a2e4d86bd"] {
         assert_eq!(part(&format!("{TRACE}-{id}-1")), Part::SpanId, "{id}");
     }
     assert_eq!(part(TRACE), Part::SpanId);
     for state in ["2", "D", "", "true"] {
-        assert_eq!(
-            part(&format!("{TRACE}-{SPAN}-{state}-{PARENT}")),
-            Part::Sampling,
-            "{state}"
-        );
+        assert_eq!(part(&format!("{TRACE}-{SPAN}-{state}-{PARENT}")), Part::Sampling, "{state}");
     }
     assert_eq!(part(&format!("{TRACE}-{SPAN}-2")), Part::Sampling);
-    for tail in [
-        "1-",
-        "1--",
-        "1-0000000000000000",
-        "",
-        "true",
-        "1-05e3ac9a4f6e3b9g",
-    ] {
-        assert_eq!(
-            part(&format!("{TRACE}-{SPAN}-{tail}")),
-            Part::ParentSpanId,
-            "{tail}"
-        );
+    for tail in ["1-", "1--", "1-0000000000000000", "", "true", "1-05e3ac9a4f6e3b9g"] {
+        assert_eq!(part(&format!("{TRACE}-{SPAN}-{tail}")), Part::ParentSpanId, "{tail}");
     }
     assert_eq!(part(&format!("{TRACE}-{SPAN}-1-{PARENT}-")), Part::End);
     assert_eq!(part(&format!("{TRACE}-{SPAN}-{PARENT}-1")), Part::Sampling);
@@ -137,23 +89,11 @@ fn a_malformed_single_header_is_refused() {
 #[test]
 fn joined_and_endless_headers_are_refused() {
     let one = format!("{TRACE}-{SPAN}-1");
-    assert_eq!(
-        parse(&format!("{one},{one}")),
-        Err(Error::Duplicate { header: NAME })
-    );
-    assert_eq!(
-        parse(&" ".repeat(MAX_LEN + 1)),
-        Err(Error::TooLarge {
-            header: NAME,
-            limit: MAX_LEN
-        })
-    );
+    assert_eq!(parse(&format!("{one},{one}")), Err(Error::Duplicate { header: NAME }));
+    assert_eq!(parse(&" ".repeat(MAX_LEN + 1)), Err(Error::TooLarge { header: NAME, limit: MAX_LEN }));
     let long = "0".repeat(MAX_LEN + 1);
     for name in [TRACE_ID, SPAN_ID, PARENT_SPAN_ID, SAMPLED, FLAGS] {
-        let error = Error::TooLarge {
-            header: name,
-            limit: MAX_LEN,
-        };
+        let error = Error::TooLarge { header: name, limit: MAX_LEN };
         assert_eq!(parse_multi(&multi(&[(name, &long)])), Err(error));
     }
 }
@@ -161,23 +101,11 @@ fn joined_and_endless_headers_are_refused() {
 #[test]
 fn several_headers_say_the_same_as_the_single_one() {
     // The specification's own example of one state in both encodings.
-    let headers = multi(&[
-        (TRACE_ID, TRACE),
-        (PARENT_SPAN_ID, PARENT),
-        (SPAN_ID, SPAN),
-        (SAMPLED, "1"),
-    ]);
+    let headers = multi(&[(TRACE_ID, TRACE), (PARENT_SPAN_ID, PARENT), (SPAN_ID, SPAN), (SAMPLED, "1")]);
     let received = parse_multi(&headers).unwrap();
     assert_eq!(parse(&format!("{TRACE}-{SPAN}-1-{PARENT}")), Ok(received));
-    let MultiValues {
-        trace_id,
-        span_id,
-        sampled,
-    } = format_multi(&received.context.unwrap());
-    assert_eq!(
-        (&trace_id[..], &span_id[..], &sampled[..]),
-        (TRACE.as_bytes(), SPAN.as_bytes(), &b"1"[..])
-    );
+    let MultiValues { trace_id, span_id, sampled } = format_multi(&received.context.unwrap());
+    assert_eq!((&trace_id[..], &span_id[..], &sampled[..]), (TRACE.as_bytes(), SPAN.as_bytes(), &b"1"[..]));
 }
 
 #[test]
@@ -190,27 +118,14 @@ fn sampled_and_flags_make_the_decision() {
         (&[(FLAGS, "1")], Some(Sampling::Debug)),
         (&[(FLAGS, "1"), (SAMPLED, "0")], Some(Sampling::Debug)),
         (&[(FLAGS, "0")], None),
-        (
-            &[(FLAGS, "nonsense"), (SAMPLED, "1")],
-            Some(Sampling::Accept),
-        ),
+        (&[(FLAGS, "nonsense"), (SAMPLED, "1")], Some(Sampling::Accept)),
         (&[], None),
     ] {
-        assert_eq!(
-            parse_multi(&multi(headers)),
-            Ok(Received {
-                context: None,
-                sampling
-            }),
-            "{headers:?}"
-        );
+        assert_eq!(parse_multi(&multi(headers)), Ok(Received { context: None, sampling }), "{headers:?}");
         let with_ids = [headers, &[(TRACE_ID, TRACE), (SPAN_ID, SPAN)]].concat();
         let received = parse_multi(&multi(&with_ids)).unwrap();
         assert_eq!(received.sampling, sampling);
-        assert_eq!(
-            received.context.unwrap().flags.sampled(),
-            sampling.is_some_and(Sampling::sampled)
-        );
+        assert_eq!(received.context.unwrap().flags.sampled(), sampling.is_some_and(Sampling::sampled));
     }
 }
 
@@ -218,43 +133,22 @@ fn sampled_and_flags_make_the_decision() {
 fn malformed_and_missing_headers_are_refused_by_name() {
     for (headers, header, part) in [
         (&[(SAMPLED, "")][..], SAMPLED, Part::Sampling),
-        (
-            &[(SAMPLED, "yes"), (TRACE_ID, TRACE), (SPAN_ID, SPAN)],
-            SAMPLED,
-            Part::Sampling,
-        ),
-        (
-            &[(PARENT_SPAN_ID, "-"), (TRACE_ID, TRACE), (SPAN_ID, SPAN)],
-            PARENT_SPAN_ID,
-            Part::ParentSpanId,
-        ),
+        (&[(SAMPLED, "yes"), (TRACE_ID, TRACE), (SPAN_ID, SPAN)], SAMPLED, Part::Sampling),
+        (&[(PARENT_SPAN_ID, "-"), (TRACE_ID, TRACE), (SPAN_ID, SPAN)], PARENT_SPAN_ID, Part::ParentSpanId),
         (&[(PARENT_SPAN_ID, PARENT)], TRACE_ID, Part::TraceId),
         (&[(SPAN_ID, SPAN)], TRACE_ID, Part::TraceId),
         (&[(TRACE_ID, TRACE)], SPAN_ID, Part::SpanId),
         (&[(TRACE_ID, "0"), (SPAN_ID, SPAN)], TRACE_ID, Part::TraceId),
-        (
-            &[(TRACE_ID, TRACE), (SPAN_ID, "0000000000000000")],
-            SPAN_ID,
-            Part::SpanId,
-        ),
+        (&[(TRACE_ID, TRACE), (SPAN_ID, "0000000000000000")], SPAN_ID, Part::SpanId),
     ] {
-        assert_eq!(
-            parse_multi(&multi(headers)),
-            Err(Error::Malformed { header, part }),
-            "{headers:?}"
-        );
+        assert_eq!(parse_multi(&multi(headers)), Err(Error::Malformed { header, part }), "{headers:?}");
     }
 }
 
 #[test]
 fn the_first_of_joined_values_counts() {
     let ids = format!("{TRACE}, ffffffffffffffff");
-    let received = parse_multi(&multi(&[
-        (TRACE_ID, &ids),
-        (SPAN_ID, SPAN),
-        (SAMPLED, "0,1"),
-    ]))
-    .unwrap();
+    let received = parse_multi(&multi(&[(TRACE_ID, &ids), (SPAN_ID, SPAN), (SAMPLED, "0,1")])).unwrap();
     assert_eq!(received.context.unwrap().trace_id.to_string(), TRACE);
     assert_eq!(received.sampling, Some(Sampling::Deny));
 }
