@@ -7,8 +7,8 @@ pub const TIMEOUTS_TO_OPEN: u32 = 3;
 /// Time from the opening to the first probe, in nanoseconds.
 pub const FIRST_BACKOFF: u64 = 250_000_000;
 /// Longest time between two probes, in nanoseconds. It bounds how long a restarted agent waits for
-/// its first question.
-pub const MAX_BACKOFF: u64 = 5_000_000_000;
+/// its first question; one probe a second and worker is nothing for the agent.
+pub const MAX_BACKOFF: u64 = 1_000_000_000;
 
 /// How a call to the agent ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,8 +27,8 @@ pub enum Outcome {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Closed { timeouts: u32, last: u64 },
-    Open { probe_at: u64, backoff: u64 },
-    Probing { backoff: u64 },
+    Open { probe_at: u64, backoff: u64, reachable: bool },
+    Probing { backoff: u64, reachable: bool },
 }
 
 const CLOSED: State = State::Closed { timeouts: 0, last: 0 };
@@ -54,28 +54,43 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Whether no request asks and nothing is exported.
+    /// Whether no request asks.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         !matches!(self.state, State::Closed { .. })
     }
 
+    /// Whether spans are sent. An agent that is too slow for requests that wait can still take
+    /// them; they are held back only while nobody listens.
+    #[must_use]
+    pub const fn may_export(&self) -> bool {
+        match self.state {
+            State::Closed { .. } => true,
+            State::Open { reachable, .. } | State::Probing { reachable, .. } => reachable,
+        }
+    }
+
     /// Takes note of how a question or an export ended. Late ends, of calls that were started
-    /// before the breaker opened, change nothing.
+    /// before the breaker opened, neither close it nor delay its probe.
     #[must_use]
     pub const fn ended(self, outcome: Outcome, now: u64) -> Self {
         let state = match (self.state, outcome) {
             (State::Closed { .. }, Outcome::Answered) => CLOSED,
-            (State::Closed { timeouts, last }, Outcome::Timeout { since }) => {
-                let timeouts = if since < last { timeouts } else { timeouts.saturating_add(1) };
-                let last = if since < last { last } else { now };
+            (State::Closed { timeouts, last }, Outcome::Timeout { since }) if since < last => {
+                State::Closed { timeouts, last }
+            }
+            (State::Closed { timeouts, .. }, Outcome::Timeout { .. }) => {
+                let timeouts = timeouts.saturating_add(1);
                 if timeouts >= TIMEOUTS_TO_OPEN {
-                    opened(now, FIRST_BACKOFF)
+                    opened(now, FIRST_BACKOFF, true)
                 } else {
-                    State::Closed { timeouts, last }
+                    State::Closed { timeouts, last: now }
                 }
             }
-            (State::Closed { .. }, Outcome::Failed) => opened(now, FIRST_BACKOFF),
+            (State::Closed { .. }, Outcome::Failed) => opened(now, FIRST_BACKOFF, false),
+            (State::Open { probe_at, backoff, .. }, Outcome::Failed) => {
+                State::Open { probe_at, backoff, reachable: false }
+            }
             (state, _) => state,
         };
         Self { state }
@@ -85,8 +100,8 @@ impl Breaker {
     #[must_use]
     pub const fn probe(self, now: u64) -> Option<Self> {
         match self.state {
-            State::Open { probe_at, backoff } if now >= probe_at => {
-                Some(Self { state: State::Probing { backoff } })
+            State::Open { probe_at, backoff, reachable } if now >= probe_at => {
+                Some(Self { state: State::Probing { backoff, reachable } })
             }
             _ => None,
         }
@@ -97,9 +112,11 @@ impl Breaker {
     pub const fn probed(self, outcome: Outcome, now: u64) -> Self {
         let state = match (self.state, outcome) {
             (State::Probing { .. }, Outcome::Answered) => CLOSED,
-            (State::Probing { backoff }, _) => {
+            (State::Probing { backoff, .. }, _) => {
                 let doubled = backoff.saturating_mul(2);
-                opened(now, if doubled > MAX_BACKOFF { MAX_BACKOFF } else { doubled })
+                let backoff = if doubled > MAX_BACKOFF { MAX_BACKOFF } else { doubled };
+                // A probe that ends by its deadline has found somebody who listens.
+                opened(now, backoff, !matches!(outcome, Outcome::Failed))
             }
             (state, _) => state,
         };
@@ -107,8 +124,8 @@ impl Breaker {
     }
 }
 
-const fn opened(now: u64, backoff: u64) -> State {
-    State::Open { probe_at: now.saturating_add(backoff), backoff }
+const fn opened(now: u64, backoff: u64, reachable: bool) -> State {
+    State::Open { probe_at: now.saturating_add(backoff), backoff, reachable }
 }
 
 #[cfg(test)]
@@ -116,6 +133,18 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
+
+    #[test]
+    fn spans_are_held_back_only_while_nobody_listens() {
+        let slow = timeouts(&[(0, 5), (6, 11), (12, 17)]);
+        assert!(slow.is_open() && slow.may_export());
+        let gone = slow.ended(Outcome::Failed, 20);
+        assert!(gone.is_open() && !gone.may_export());
+        let probing = gone.probe(u64::MAX).unwrap();
+        assert!(!probing.may_export());
+        assert!(probing.probed(Outcome::Timeout { since: 0 }, 30).may_export());
+        assert!(Breaker::default().may_export());
+    }
 
     #[test]
     fn a_failure_opens_at_once() {
@@ -148,10 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn probes_back_off_from_250_ms_to_5_s_and_a_success_closes() {
+    fn probes_back_off_from_250_ms_to_1_s_and_a_success_closes() {
         let mut now = 7 * MS;
         let mut breaker = Breaker::default().ended(Outcome::Failed, now);
-        for wait in [250, 500, 1000, 2000, 4000, 5000, 5000] {
+        for wait in [250, 500, 1000, 1000] {
             assert_eq!(breaker.probe(now + wait * MS - 1), None, "{wait} ms");
             now += wait * MS;
             breaker = breaker.probe(now).unwrap();

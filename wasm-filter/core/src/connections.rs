@@ -125,7 +125,9 @@ impl Connection {
         let property = |path: &[u8]| host.property(path).unwrap_or_default();
         out.string(attributes::HOP, self.hop.as_str().as_bytes());
         out.int(attributes::CONNECTION_ID, i64::try_from(id).unwrap_or(i64::MAX));
-        out.string(attributes::SOURCE, &property(b"source\0address"));
+        let source = property(b"source\0address");
+        let source = if self.hop == Hop::MeshOutbound { node.outbound_source(source) } else { source };
+        out.string(attributes::SOURCE, &source);
         out.string(attributes::DESTINATION, &property(b"destination\0address"));
         let version = semantics::protocol_version(&property(b"request\0protocol"));
         out.string(attributes::NETWORK_PROTOCOL_VERSION, version.as_bytes());

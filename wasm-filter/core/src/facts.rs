@@ -132,13 +132,23 @@ pub fn number(bytes: &[u8]) -> Option<i64> {
     Some(i64::from_le_bytes(bytes.try_into().ok()?))
 }
 
-/// What Envoy returns for the expression, for hosts of tests.
+/// What Envoy returns for the expressions, for hosts of tests: an error where the usual one meets
+/// a property that there is not.
 #[cfg(test)]
-pub(crate) fn evaluate(host: &impl Host) -> Vec<u8> {
-    let mut values: Vec<_> =
-        PATHS.iter().map(|path| (host.property(path).unwrap_or_default(), b"")).collect();
+pub(crate) fn evaluate(host: &impl Host, usual: bool) -> Option<Vec<u8>> {
+    let values = PATHS.iter().map(|path| match host.property(path) {
+        None if usual => None,
+        value => Some((value.unwrap_or_default(), b"")),
+    });
+    let mut values = values.collect::<Option<Vec<_>>>()?;
     values.push((Vec::new(), b""));
-    crate::pairs::serialize(&values)
+    Some(crate::pairs::serialize(&values))
+}
+
+/// Whether a text is the usual expression, for hosts of tests.
+#[cfg(test)]
+pub(crate) fn is_usual(expression: &[u8]) -> bool {
+    expression == USUAL.as_bytes()
 }
 
 #[cfg(test)]

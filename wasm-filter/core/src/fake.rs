@@ -134,7 +134,9 @@ impl Host for FakeHost {
             "expr_create" if self.expressions.get() => {
                 Some(u32::from(facts::is_usual(argument)).to_le_bytes().to_vec())
             }
-            "expr_evaluate" if self.expressions.get() => facts::evaluate(self, argument == 1_u32.to_le_bytes()),
+            "expr_evaluate" if self.expressions.get() => {
+                facts::evaluate(self, argument == 1_u32.to_le_bytes())
+            }
             _ => self.functions.borrow().get(name).cloned(),
         }
     }

@@ -68,7 +68,7 @@ impl<H: Host> Filter<H> {
         let config = match Config::parse(&host.configuration()) {
             Ok(config) => config,
             Err(error) => {
-                host.log(LogLevel::Error, &format!("meshweft: {error}"));
+                host.log(LogLevel::Error, &error.to_string());
                 return false;
             }
         };
@@ -116,27 +116,16 @@ impl<H: Host> Filter<H> {
         self.with(|state| {
             let now = self.host.now();
             let status = question::status(&self.host.headers(HeaderMap::CallResponse));
-            let outcome = match status {
-                // The export's own deadline is so long that each miss counts.
-                Some(504) => Outcome::Timeout { since: now },
-                Some(..500) => Outcome::Answered,
-                _ => Outcome::Failed,
-            };
             if state.probe == Some(token) {
                 state.probe = None;
+                let outcome = match status {
+                    Some(504) => Outcome::Timeout { since: now },
+                    Some(..500) => Outcome::Answered,
+                    _ => Outcome::Failed,
+                };
                 state.breaker = state.breaker.probed(outcome, now);
             } else {
-                let delivery = match status {
-                    Some(200..300) => Delivery::Taken,
-                    // The proxy could not reach the agent (503), or the agent is full (429, 503).
-                    Some(429 | 503) => Delivery::Refused,
-                    _ => Delivery::Lost,
-                };
-                if let Some((exported, dropped)) = state.queue.ended(token, delivery) {
-                    state.breaker = state.breaker.ended(outcome, now);
-                    state.metrics.add(Counter::Exported, exported.into());
-                    state.metrics.add(Counter::DroppedExportFailed, dropped.into());
-                }
+                self.exported(state, token, status, now);
             }
             if state.closing && self.close(state) {
                 self.host.done();
@@ -164,6 +153,26 @@ impl<H: Host> Filter<H> {
         }
     }
 
+    /// The export `token`, if it is one, ended with this status.
+    fn exported(&self, state: &mut State, token: u32, status: Option<u16>, now: u64) {
+        let delivery = match status {
+            Some(200..300) => Delivery::Taken,
+            // The proxy could not reach the agent (503), or the agent is full (429, 503).
+            Some(429 | 503) => Delivery::Refused,
+            _ => Delivery::Lost,
+        };
+        // Also a missed deadline: one of seconds is no accident.
+        let failed = !matches!(status, Some(..500));
+        if let Some((exported, dropped)) = state.queue.ended(token, delivery) {
+            // An agent that takes spans may still be too slow for questions.
+            if failed {
+                state.breaker = state.breaker.ended(Outcome::Failed, now);
+            }
+            state.metrics.add(Counter::Exported, exported.into());
+            state.metrics.add(Counter::DroppedExportFailed, dropped.into());
+        }
+    }
+
     fn close(&self, state: &mut State) -> bool {
         self.export(state);
         let over = state.queue.in_flight() == 0;
@@ -178,7 +187,7 @@ impl<H: Host> Filter<H> {
     }
 
     fn export(&self, state: &mut State) {
-        while !state.breaker.is_open()
+        while state.breaker.may_export()
             && let Some(batch) = state.queue.take()
         {
             let body = span::request(&state.resource, &batch.bytes);

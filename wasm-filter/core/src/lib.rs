@@ -58,7 +58,7 @@ pub mod trace;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
-mod stream_tests;
+mod tests;
 
 pub use config::Config;
 pub use filter::Filter;

@@ -69,6 +69,21 @@ impl Node {
         }
     }
 
+    /// Where an outbound request came from, as far as that is certain. `address` is the proxy's
+    /// `source.address`; where the request carries `x-forwarded-for`, that is what the header says,
+    /// with port 0, as Istio's sidecars are configured. Then the pod's own address stands for it,
+    /// with port 0 for a connection that is not known.
+    #[must_use]
+    pub fn outbound_source(&self, address: Vec<u8>) -> Vec<u8> {
+        if !address.ends_with(b":0") {
+            return address;
+        }
+        let Some(ip) = self.id.split(|byte| *byte == b'~').nth(1).filter(|ip| !ip.is_empty()) else {
+            return address;
+        };
+        if ip.contains(&b':') { [b"[", ip, b"]:0"].concat() } else { [ip, b":0"].concat() }
+    }
+
     /// The resource of this proxy's spans: that of its workload, so that mesh and app spans of one
     /// workload stand together.
     #[must_use]
@@ -93,6 +108,19 @@ impl Node {
 mod tests {
     use super::*;
     use crate::fake::FakeHost;
+
+    #[test]
+    fn a_source_without_a_port_is_the_pods_own() {
+        let host = FakeHost::default();
+        host.set("xds\0node\0id", "sidecar~10.0.0.1~a.b~c");
+        let node = Node::read(&host);
+        assert_eq!(node.outbound_source(b"10.0.0.1:4000".to_vec()), b"10.0.0.1:4000");
+        assert_eq!(node.outbound_source(b"192.0.2.7:0".to_vec()), b"10.0.0.1:0");
+        host.set("xds\0node\0id", "sidecar~2001:db8::1~a.b~c");
+        assert_eq!(Node::read(&host).outbound_source(b"192.0.2.7:0".to_vec()), b"[2001:db8::1]:0");
+        host.set("xds\0node\0id", "");
+        assert_eq!(Node::read(&host).outbound_source(b"192.0.2.7:0".to_vec()), b"192.0.2.7:0");
+    }
 
     #[test]
     fn the_role_is_in_the_id_and_the_hop_follows() {

@@ -4,6 +4,7 @@
 use crate::config::Config;
 use crate::head::Head;
 use crate::host::{Call, HeaderMap, Host};
+use crate::node::Node;
 use crate::pairs::Pairs;
 use meshweft_telemetry::propagation::{self, Format};
 use meshweft_telemetry::{SpanContext, question};
@@ -43,9 +44,17 @@ pub enum NotAsked {
 ///
 /// # Errors
 /// See [`NotAsked`].
-pub fn ask(host: &impl Host, config: &Config, head: &Head, ordinal: Option<u64>) -> Result<u32, NotAsked> {
-    let source = address(host, b"source\0address").ok_or(NotAsked::NoAddress)?;
-    let destination = address(host, b"destination\0address").ok_or(NotAsked::NoAddress)?;
+pub fn ask(
+    host: &impl Host,
+    config: &Config,
+    node: &Node,
+    head: &Head,
+    ordinal: Option<u64>,
+) -> Result<u32, NotAsked> {
+    let address = |path: &[u8]| host.property(path).ok_or(NotAsked::NoAddress);
+    let text = |address| String::from_utf8(address).map_err(|_| NotAsked::NoAddress);
+    let source = text(node.outbound_source(address(b"source\0address")?))?;
+    let destination = text(address(b"destination\0address")?)?;
     let line = head.request_line(question::MAX_REQUEST_LINE);
     let ordinal = ordinal.map(|ordinal| ordinal.to_string());
     let mut headers = Vec::with_capacity(7);
@@ -74,10 +83,6 @@ fn call(host: &impl Host, config: &Config, headers: &[(&str, &str)]) -> Option<u
         body: &[],
         timeout_ms: config.context.deadline_ms,
     })
-}
-
-fn address(host: &impl Host, path: &[u8]) -> Option<String> {
-    String::from_utf8(host.property(path)?).ok()
 }
 
 /// Reads the answer of the call whose callback runs.

@@ -171,7 +171,7 @@ fn ask<H: Host>(
         state.metrics.add(Counter::ContextSkipped, 1);
         return None;
     }
-    match question::ask(host, &state.config, &request.head, request.ordinal) {
+    match question::ask(host, &state.config, &state.node, &request.head, request.ordinal) {
         Ok(token) => Some((token, host.now())),
         Err(NotAsked::NoAddress) => None,
         Err(NotAsked::Refused) => {

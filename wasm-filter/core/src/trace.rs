@@ -5,7 +5,7 @@ use crate::head::Head;
 use crate::host::Host;
 use meshweft_telemetry::id::IdGenerator;
 use meshweft_telemetry::propagation;
-use meshweft_telemetry::{SpanContext, SpanId, TraceFlags, TraceId, tracestate};
+use meshweft_telemetry::{SpanContext, SpanId, TraceFlags, sampling, tracestate};
 
 /// How the proxy came by the context.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,27 +54,11 @@ impl Trace {
     /// The trace begins here. `sampled` is a decision that came without ids; else the ratio decides.
     pub fn new(sampled: Option<bool>, ratio: f64, ids: &mut IdGenerator) -> Self {
         let trace_id = ids.trace_id();
-        let sampled = sampled.unwrap_or_else(|| is_sampled(trace_id, ratio));
+        let sampled = sampled.unwrap_or_else(|| sampling::keeps(trace_id, ratio));
         let flags = if sampled { TraceFlags::RANDOM.with(TraceFlags::SAMPLED) } else { TraceFlags::RANDOM };
         let context = SpanContext { trace_id, span_id: ids.span_id(), flags };
         Self { context, parent: None, origin: Origin::New, tracestate: String::new() }
     }
-}
-
-/// OpenTelemetry's consistent probability sampling: the low 56 bits of the trace id are random, and
-/// a trace is kept where they are not below the rejection threshold (`ratio` of all values are not).
-#[must_use]
-pub fn is_sampled(trace_id: TraceId, ratio: f64) -> bool {
-    const VALUES: f64 = 72_057_594_037_927_936.0; // 2^56
-    const MASK: u64 = 0x00ff_ffff_ffff_ffff;
-    let [_, _, _, _, _, _, _, _, low @ ..] = trace_id.to_bytes();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a float cast saturates, and 0 to 2^56 is in range"
-    )]
-    let threshold = ((1.0 - ratio) * VALUES) as u64;
-    u64::from_be_bytes(low) & MASK >= threshold
 }
 
 /// Writes `trace` into the request. A header is only written where its value changes, because a
@@ -110,16 +94,6 @@ pub fn hash(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_ratio_decides_by_the_random_bits_alone() {
-        let id = |low: u64| TraceId::from_bytes(((1_u128 << 64) | u128::from(low)).to_be_bytes()).unwrap();
-        let half = 1_u64 << 55;
-        assert!(is_sampled(id(half), 0.5) && !is_sampled(id(half - 1), 0.5));
-        // The byte above the 56 bits is no part of the decision.
-        assert!(!is_sampled(id(0xff << 56), 0.5));
-        assert!(is_sampled(id(0), 1.0) && !is_sampled(id(u64::MAX), 0.0));
-    }
 
     #[test]
     fn about_as_many_traces_are_sampled_as_the_ratio_says() {
