@@ -4,7 +4,7 @@
 use meshweft_integration::demo::sink::Seen;
 use meshweft_integration::demo::{Demo, Plan};
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -124,12 +124,12 @@ fn hostile_input_hurts_nobody_and_is_counted() {
     // Garbage on an instrumented port, past the gateway and any HTTP.
     let before = lost(&demo, "unknown_protocol");
     let app = SocketAddr::from((demo.lab().pod("storefront").unwrap().address, 8080));
-    for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &[0; 4096], &[0xff; 100]] {
-        let mut stream = TcpStream::connect(app).unwrap();
-        let _ = stream.write_all(garbage);
-        let _ = stream.shutdown(Shutdown::Write);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let _ = stream.read_to_end(&mut Vec::new());
+    for garbage in
+        [&[[0; 4096].as_slice(), b"\n"].concat(), &[&[0xff; 100], &b"\n"[..]].concat(), &b"SSH-2.0-x\r\n"[..]]
+    {
+        // The app answers a line that is no request, and closes.
+        let answer = exchange(app, garbage);
+        assert!(!answer.is_empty(), "the app got it");
     }
     eventually("garbage is counted", || lost(&demo, "unknown_protocol") > before);
 

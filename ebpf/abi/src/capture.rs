@@ -43,14 +43,27 @@ mod tests {
 
     #[test]
     fn message_starts_are_recognised() {
-        for start in [b"HTTP/1.1", b"GET / HT", b"POST /a ", b"PUT /a H", b"HEAD / H", b"DELETE /", b"PATCH /a", b"OPTIONS ", b"CONNECT ", b"TRACE / "] {
+        for start in [
+            b"HTTP/1.1",
+            b"GET / HT",
+            b"POST /a ",
+            b"PUT /a H",
+            b"HEAD / H",
+            b"DELETE /",
+            b"PATCH /a",
+            b"OPTIONS ",
+            b"CONNECT ",
+            b"TRACE / ",
+        ] {
             assert!(begins_like_http(*start), "{start:?}");
         }
     }
 
     #[test]
     fn other_bytes_are_not() {
-        for start in [b"\x16\x03\x01\x02\x00\x01\x00\x01", b"HTTP/2.0", b"GETAWAY ", b"{\"a\": 1}", b"        "] {
+        for start in
+            [b"\x16\x03\x01\x02\x00\x01\x00\x01", b"HTTP/2.0", b"GETAWAY ", b"{\"a\": 1}", b"        "]
+        {
             assert!(!begins_like_http(*start), "{start:?}");
         }
     }

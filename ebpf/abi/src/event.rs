@@ -71,12 +71,9 @@ impl SocketId {
     /// A value that differs for two connections which follow each other at one address in memory.
     #[must_use]
     pub const fn fingerprint(&self) -> u64 {
-        (self.local_port as u64) << 48 | (self.remote_port as u64) << 32 | u32::from_ne_bytes([
-            self.remote[0],
-            self.remote[1],
-            self.remote[2],
-            self.remote[3],
-        ]) as u64
+        (self.local_port as u64) << 48
+            | (self.remote_port as u64) << 32
+            | u32::from_ne_bytes([self.remote[0], self.remote[1], self.remote[2], self.remote[3]]) as u64
     }
 }
 

@@ -7,9 +7,7 @@ use aya_ebpf::{
         generated::{bpf_get_smp_processor_id, bpf_probe_read_user, bpf_ringbuf_output, bpf_ringbuf_query},
     },
 };
-use meshweft_abi::{
-    EventHeader, EventKind, Loss, MAX_CAPTURE, MAX_PLAIN_CAPTURE, capture::begins_like_http,
-};
+use meshweft_abi::{EventHeader, EventKind, Loss, MAX_CAPTURE, MAX_PLAIN_CAPTURE, capture::begins_like_http};
 
 use crate::{EVENTS, SCRATCH, lose};
 
@@ -104,11 +102,7 @@ fn append(scratch: &mut Scratch, base: u64, len: u64, limit: u32) -> u32 {
     }
     // SAFETY: offset and length are masked, and the buffer is as long as both masks together.
     let read = unsafe {
-        bpf_probe_read_user(
-            scratch.data.as_mut_ptr().add(at as usize).cast(),
-            len,
-            base as *const _,
-        )
+        bpf_probe_read_user(scratch.data.as_mut_ptr().add(at as usize).cast(), len, base as *const _)
     };
     if read != 0 {
         lose(Loss::MemoryFault);

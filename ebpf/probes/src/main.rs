@@ -6,11 +6,7 @@
 //! is decided in `meshweft-abi` or in user space.
 #![no_std]
 #![no_main]
-#![expect(
-    missing_docs,
-    unreachable_pub,
-    reason = "the attribute macros make public items of their own"
-)]
+#![expect(missing_docs, unreachable_pub, reason = "the attribute macros make public items of their own")]
 
 mod data;
 mod process;

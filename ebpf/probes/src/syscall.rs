@@ -160,7 +160,15 @@ fn announce(event: &mut Scratch) -> u64 {
 
 #[inline(always)]
 fn empty() -> SocketId {
-    SocketId { pointer: 0, local: [0; 16], remote: [0; 16], local_port: 0, remote_port: 0, family: 0, reserved: 0 }
+    SocketId {
+        pointer: 0,
+        local: [0; 16],
+        remote: [0; 16],
+        local_port: 0,
+        remote_port: 0,
+        family: 0,
+        reserved: 0,
+    }
 }
 
 #[inline(always)]

@@ -49,7 +49,7 @@ pub fn judge(spans: &[Seen], chain: &[Step<'_>], numbers: impl Iterator<Item = u
         match complaint {
             None => verdict.complete += 1,
             Some(complaint) if verdict.complaints.len() < MAX_COMPLAINTS => {
-                verdict.complaints.push(complaint)
+                verdict.complaints.push(complaint);
             }
             Some(_) => {}
         }
