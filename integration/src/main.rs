@@ -13,6 +13,8 @@ enum Command {
     Up(commands::up::Up),
     /// Show one woven trace and one exemplar on a live mesh.
     Demo(commands::demo::DemoCommand),
+    /// Measure what Meshweft costs.
+    Bench(commands::bench::Bench),
     /// Run a command in a pod.
     Exec(commands::exec::Exec),
     /// End the mesh and remove everything that belongs to it.
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Up(up) => up.run().map(|()| ExitCode::SUCCESS),
         Command::Demo(demo) => demo.run(),
+        Command::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
         Command::Exec(exec) => exec.run(),
         Command::Down(down) => down.run().map(|()| ExitCode::SUCCESS),
     };
