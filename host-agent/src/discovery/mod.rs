@@ -82,13 +82,16 @@ impl Discoverer {
         Arc::clone(&self.processes)
     }
 
-    /// Looks at every process there is. Returns those that are instrumented now.
+    /// Looks at every process there is. Returns those that are instrumented from now on, and forgets
+    /// those that are gone.
     ///
     /// # Errors
     /// Where a process cannot be put into the kernel's table.
     pub fn scan(&mut self) -> Result<Vec<(u32, Arc<Process>)>, ProbeError> {
         let mut found = Vec::new();
-        for process in procfs::processes() {
+        let processes = procfs::processes();
+        self.write(|known| known.retain(|process, _| processes.contains(process)));
+        for process in processes {
             if let Outcome::Began(info) = self.look(process)? {
                 found.push((process, info));
             }

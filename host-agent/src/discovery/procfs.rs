@@ -12,8 +12,8 @@ use super::{Process, name};
 const MAX_SECTIONS: u64 = 256;
 
 /// All processes that there are.
-pub(super) fn processes() -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+pub(super) fn processes() -> HashSet<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return HashSet::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 

@@ -25,7 +25,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::capture::clock::Clock;
 use crate::capture::connections::{Connections, Exchange, Observed};
@@ -45,6 +45,10 @@ const WATCH_EVERY: Duration = Duration::from_millis(10);
 /// Events that are taken in under one hold of the mutex: some milliseconds of work at most.
 const MAX_DRAIN: usize = 4_096;
 
+/// Changes of processes that may wait for discovery. It takes a millisecond for one at worst; a
+/// storm of new processes beyond this leads to one look at all of them instead.
+const MAX_CHANGES: usize = 4_096;
+
 /// Name of the instrumentation scope of app spans.
 const SCOPE: &str = "meshweft.probes";
 
@@ -61,7 +65,9 @@ struct State {
     clock: Clock,
     identities: Identities,
     processes: Processes,
-    changes: mpsc::Sender<Change>,
+    changes: mpsc::SyncSender<Change>,
+    /// Set where a change was lost: discovery then looks at every process.
+    rescan: Arc<AtomicBool>,
     lost: [u64; Loss::COUNT as usize],
     sampling: Sampling,
     scope: Arc<InstrumentationScope>,
@@ -75,7 +81,7 @@ struct State {
 pub struct Weave {
     state: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    watcher: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Weave {
@@ -87,7 +93,8 @@ impl Weave {
         let ring = u32::try_from(config.capture.ring_bytes.0).unwrap_or(u32::MAX);
         let (probes, table) = Probes::load(ring).context("cannot see the apps")?;
         let mut discoverer = Discoverer::new(config.discovery.clone(), table);
-        let (changes, changed) = mpsc::channel();
+        let (changes, changed) = mpsc::sync_channel(MAX_CHANGES);
+        let rescan = Arc::new(AtomicBool::new(false));
         let clock = Clock::new();
         let mut state = State {
             probes,
@@ -98,6 +105,7 @@ impl Weave {
             identities: Identities::default(),
             processes: discoverer.processes(),
             changes,
+            rescan: Arc::clone(&rescan),
             lost: [0; Loss::COUNT as usize],
             scope: Arc::new(InstrumentationScope {
                 name: SCOPE.to_owned(),
@@ -123,15 +131,15 @@ impl Weave {
         let discovering = Arc::clone(&state);
         thread::Builder::new()
             .name("discovery".to_owned())
-            .spawn(move || discover(&mut discoverer, &changed, &discovering))?;
-        Ok(Self { state, stop, threads: Mutex::new(vec![watcher]) })
+            .spawn(move || discover(&mut discoverer, &changed, &rescan, &discovering))?;
+        Ok(Self { state, stop, watcher: Mutex::new(Some(watcher)) })
     }
 
     fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            let _ = thread.join();
+        let watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if watcher.is_some_and(|watcher| watcher.join().is_err()) {
+            error!("the watcher had panicked; its last events are missing");
         }
         let mut state = lock(&self.state);
         state.drain();
@@ -205,7 +213,12 @@ fn watch(state: &Mutex<State>, ring: i32, stop: &AtomicBool) {
 }
 
 /// Runs as long as the agent: the state, which holds the sending end, is kept by this thread too.
-fn discover(discoverer: &mut Discoverer, changed: &mpsc::Receiver<Change>, state: &Mutex<State>) {
+fn discover(
+    discoverer: &mut Discoverer,
+    changed: &mpsc::Receiver<Change>,
+    rescan: &AtomicBool,
+    state: &Mutex<State>,
+) {
     while let Ok(change) = changed.recv() {
         match discoverer.change(change) {
             Ok(Outcome::Began(process)) => {
@@ -218,6 +231,12 @@ fn discover(discoverer: &mut Discoverer, changed: &mpsc::Receiver<Change>, state
             Ok(Outcome::Ended | Outcome::Same) => {}
             Err(error) => warn!(%error, ?change, "cannot instrument a process"),
         }
+        if rescan.swap(false, Ordering::Relaxed) {
+            match discoverer.scan() {
+                Ok(found) => found.iter().for_each(|(id, process)| lock(state).process_began(*id, process)),
+                Err(error) => warn!(%error, "cannot instrument a process"),
+            }
+        }
     }
 }
 
@@ -225,7 +244,9 @@ impl State {
     /// Takes in every event that is in the ring now.
     fn drain(&mut self) {
         loop {
-            let Self { probes, connections, clock, observed, changes, correlator, identities, .. } = self;
+            let Self {
+                probes, connections, clock, observed, changes, rescan, correlator, identities, ..
+            } = self;
             let mut events = 0u64;
             let count = probes.drain(MAX_DRAIN, |header, data| {
                 events += 1;
@@ -244,9 +265,10 @@ impl State {
                             correlator.process_exit(header.tgid);
                             identities.forget(header.tgid);
                         }
-                        if let Some(change) = change(kind, header) {
-                            // The discovery thread lives as long as this state.
-                            let _ = changes.send(change);
+                        if let Some(change) = change(kind, header)
+                            && changes.try_send(change).is_err()
+                        {
+                            rescan.store(true, Ordering::Relaxed);
                         }
                     }
                     _ => connections.event(header, data, at, observed),
