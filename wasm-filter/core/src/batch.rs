@@ -78,7 +78,10 @@ impl Queue {
         self.spans = self.spans.saturating_add(1);
         self.open.spans = self.open.spans.saturating_add(1);
         if self.open.spans >= self.limits.max_batch {
-            self.ready.push_back(core::mem::take(&mut self.open));
+            // The next one will be about as long: growing to that length in steps would copy it
+            // twice.
+            let next = Batch { bytes: Vec::with_capacity(self.open.bytes.len()), ..Batch::default() };
+            self.ready.push_back(core::mem::replace(&mut self.open, next));
         }
         true
     }
@@ -90,6 +93,12 @@ impl Queue {
         }
         let open = &mut self.open;
         self.ready.pop_front().or_else(|| (open.spans > 0).then(|| core::mem::take(open)))
+    }
+
+    /// Whether a whole batch waits.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// `batch` is on its way.

@@ -8,7 +8,7 @@
 //!   "mode": "auto",
 //!   "sampling": { "ratio": 1.0 },
 //!   "context": { "enabled": true, "deadline_ms": 5 },
-//!   "export": { "interval_ms": 200, "max_batch": 512, "max_queue": 4096, "max_queue_bytes": 2097152 },
+//!   "export": { "interval_ms": 200, "max_batch": 512, "max_queue": 8192, "max_queue_bytes": 8388608 },
 //!   "limits": { "connections": 8192, "upstreams": 1024, "clusters": 1024 }
 //! }
 //! ```
@@ -193,7 +193,7 @@ pub struct Export {
 
 impl Default for Export {
     fn default() -> Self {
-        Self { interval_ms: 200, max_batch: 512, max_queue: 4096, max_queue_bytes: 2 << 20 }
+        Self { interval_ms: 200, max_batch: 512, max_queue: 8192, max_queue_bytes: 8 << 20 }
     }
 }
 

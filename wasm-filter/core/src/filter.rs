@@ -170,6 +170,10 @@ impl<H: Host> Filter<H> {
             }
             state.metrics.add(Counter::Exported, exported.into());
             state.metrics.add(Counter::DroppedExportFailed, dropped.into());
+            // At rates beyond a few batches an interval, the timer alone would fall behind.
+            if delivery == Delivery::Taken && state.queue.is_behind() {
+                self.export(state);
+            }
         }
     }
 

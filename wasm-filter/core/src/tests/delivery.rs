@@ -44,6 +44,22 @@ fn a_refused_export_is_sent_again_once_and_a_failed_one_dropped() {
 }
 
 #[test]
+fn whole_batches_that_wait_are_sent_when_another_has_arrived() {
+    // Four calls may be under way; the fifth batch waits for one of them, not for the timer.
+    let proxy = Proxy::new(r#"{"export":{"max_batch":1}}"#);
+    for _ in 0..5 {
+        proxy.run(&[("traceparent", PARENT)]);
+    }
+    proxy.filter.tick();
+    assert_eq!(proxy.calls().len(), 4);
+    proxy.answer(&[(":status", "200")]);
+    proxy.filter.call_response(1);
+    assert_eq!(proxy.calls().len(), 5);
+    proxy.filter.call_response(2);
+    assert_eq!(proxy.calls().len(), 5, "nothing is left");
+}
+
+#[test]
 fn the_end_waits_for_the_last_export() {
     let proxy = Proxy::new("");
     assert!(proxy.filter.shutdown(), "nothing is left");
