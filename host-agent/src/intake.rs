@@ -3,7 +3,7 @@
 use crate::config::Sampling;
 use crate::metrics::Metrics;
 use crate::otlp::Exporter;
-use meshweft_telemetry::{DropReason, Hop, SpanContext, SpanId, TraceId, attributes};
+use meshweft_telemetry::{DropReason, Hop, SpanContext, SpanId, TraceFlags, TraceId, attributes};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
@@ -67,10 +67,10 @@ pub trait Intake: Send + Sync + 'static {
     fn close(&self) {}
 }
 
-/// Takes a request apart. Counts every span as seen, and as dropped what has no usable ids or is
-/// not sampled: the rest is owed to the exporter.
-pub fn admit(request: ExportTraceServiceRequest, metrics: &Metrics, sampling: &Sampling) -> Vec<ExportSpan> {
-    let mut admitted = Vec::new();
+/// Takes a request apart. Counts every span as seen, and as dropped what has no usable ids; a parent
+/// of zeros is none.
+pub fn take_apart(request: ExportTraceServiceRequest, metrics: &Metrics) -> Vec<ExportSpan> {
+    let mut taken = Vec::new();
     for resource_spans in request.resource_spans {
         let resource = Arc::new(resource_spans.resource.unwrap_or_default());
         for scope_spans in resource_spans.scope_spans {
@@ -82,22 +82,39 @@ pub fn admit(request: ExportTraceServiceRequest, metrics: &Metrics, sampling: &S
                 }
                 let parent_is_usable =
                     span.parent_span_id.is_empty() || SpanId::from_slice(&span.parent_span_id).is_some();
-                match (TraceId::from_slice(&span.trace_id), SpanId::from_slice(&span.span_id)) {
-                    // Whoever sends a span has sampled it.
-                    (Some(trace_id), Some(_)) if parent_is_usable => {
-                        if sampling.keeps(trace_id, Some(true)) {
-                            let (resource, scope) = (Arc::clone(&resource), Arc::clone(&scope));
-                            admitted.push(ExportSpan { resource, scope, span });
-                        } else {
-                            metrics.spans.dropped(DropReason::NotSampled, 1);
-                        }
-                    }
-                    _ => metrics.spans.dropped(DropReason::InvalidSpan, 1),
+                if parent_is_usable && context(&span).is_some() {
+                    let (resource, scope) = (Arc::clone(&resource), Arc::clone(&scope));
+                    taken.push(ExportSpan { resource, scope, span });
+                } else {
+                    metrics.spans.dropped(DropReason::InvalidSpan, 1);
                 }
             }
         }
     }
+    taken
+}
+
+/// As [`take_apart`], and counts as dropped what is not sampled: the rest is owed to the exporter.
+pub fn admit(request: ExportTraceServiceRequest, metrics: &Metrics, sampling: &Sampling) -> Vec<ExportSpan> {
+    let mut admitted = take_apart(request, metrics);
+    let taken = admitted.len();
+    // Whoever sends a span has sampled it.
+    admitted.retain(|taken| {
+        context(&taken.span).is_some_and(|context| sampling.keeps(context.trace_id, Some(true)))
+    });
+    metrics.spans.dropped(DropReason::NotSampled, (taken - admitted.len()) as u64);
     admitted
+}
+
+/// Ids and flags of a span, or `None` where they are not valid.
+#[must_use]
+pub fn context(span: &Span) -> Option<SpanContext> {
+    Some(SpanContext {
+        trace_id: TraceId::from_slice(&span.trace_id)?,
+        span_id: SpanId::from_slice(&span.span_id)?,
+        // The lower eight bits are the W3C flags (OTLP, trace.proto).
+        flags: TraceFlags::from_bits((span.flags & 0xff) as u8),
+    })
 }
 
 /// The attribute [`attributes::HOP`]. `None` for spans that are neither a proxy's nor a probe's.

@@ -68,6 +68,17 @@ pub struct SocketId {
 }
 
 impl SocketId {
+    /// No socket.
+    pub const NONE: Self = Self {
+        pointer: 0,
+        local: [0; 16],
+        remote: [0; 16],
+        local_port: 0,
+        remote_port: 0,
+        family: 0,
+        reserved: 0,
+    };
+
     /// A value that differs for two connections which follow each other at one address in memory.
     #[must_use]
     pub const fn fingerprint(&self) -> u64 {

@@ -5,16 +5,6 @@ use meshweft_abi::{EventKind, Loss, SocketId};
 
 use crate::{IN_FLIGHT, PROCESSES, data, lose, socket};
 
-const NO_SOCKET: SocketId = SocketId {
-    pointer: 0,
-    local: [0; 16],
-    remote: [0; 16],
-    local_port: 0,
-    remote_port: 0,
-    family: 0,
-    reserved: 0,
-};
-
 /// A child of an instrumented process is instrumented from its first instruction: pre-forking
 /// servers hand sockets to children at once.
 #[inline(always)]
@@ -33,7 +23,7 @@ pub(crate) fn fork(parent: u64, child: u64) {
         lose(Loss::TableFull);
     }
     if let Some(event) = data::start(EventKind::Fork) {
-        event.header.socket = NO_SOCKET;
+        event.header.socket = SocketId::NONE;
         event.header.length = u64::from(child);
         data::submit(event, true);
     }
@@ -43,7 +33,7 @@ pub(crate) fn fork(parent: u64, child: u64) {
 #[inline(always)]
 pub(crate) fn exec() {
     if let Some(event) = data::start(EventKind::Exec) {
-        event.header.socket = NO_SOCKET;
+        event.header.socket = SocketId::NONE;
         data::submit(event, true);
     }
 }
@@ -62,7 +52,7 @@ pub(crate) fn exit() {
         let _ = PROCESSES.remove(tgid);
     }
     if let Some(event) = data::start(EventKind::Exit) {
-        event.header.socket = NO_SOCKET;
+        event.header.socket = SocketId::NONE;
         data::submit(event, false);
     }
 }

@@ -101,12 +101,12 @@ fn instrumented(regs: u64, op: u8, id: u64) -> Option<()> {
 
     if is(op, SyscallOp::Accept) {
         // The new socket is known at the exit alone.
-        return keep(id, InFlight { socket: empty(), memory: 0, length: 0, fd, op: u32::from(op) });
+        return keep(id, InFlight { socket: SocketId::NONE, memory: 0, length: 0, fd, op: u32::from(op) });
     }
     if is(op, SyscallOp::Splice) {
         // Into a socket or out of one; the other end is a pipe.
         let out = length as i32;
-        let mut socket = empty();
+        let mut socket = SocketId::NONE;
         if socket::resolve(out, &mut socket).is_some() {
             fd = out;
             kept = SyscallOp::Sendfile as u8;
@@ -156,19 +156,6 @@ fn instrumented(regs: u64, op: u8, id: u64) -> Option<()> {
 fn announce(event: &mut Scratch) -> u64 {
     data::submit(event, false);
     event.header.length
-}
-
-#[inline(always)]
-fn empty() -> SocketId {
-    SocketId {
-        pointer: 0,
-        local: [0; 16],
-        remote: [0; 16],
-        local_port: 0,
-        remote_port: 0,
-        family: 0,
-        reserved: 0,
-    }
 }
 
 #[inline(always)]

@@ -1,9 +1,9 @@
 //! A request that an app sends.
 
-use meshweft_telemetry::{Connection, Evidence, Hop, SpanContext};
+use meshweft_telemetry::{Evidence, Hop, SpanContext};
 
 use crate::{
-    Correlator, ExchangeId, Link, Nanos, Thread,
+    Correlator, ExchangeId, Link, Request,
     exchanges::Exchange,
     sockets::{Entry, request_line},
 };
@@ -16,33 +16,10 @@ const THREAD_CONFIDENCE: f64 = 0.95;
 /// copied it on purpose.
 const REQUEST_ID_CONFIDENCE: f64 = 0.98;
 
-/// What is known when the head of a request is about to be written.
-#[derive(Clone, Debug)]
-pub struct ClientRequest<'a> {
-    /// The app's end is the local one.
-    pub connection: Connection,
-    /// Whether the connection was seen from its beginning.
-    pub from_start: bool,
-    /// The thread that writes the end of the head.
-    pub thread: Thread,
-    /// When the first byte was written.
-    pub started: Nanos,
-    /// Method.
-    pub method: &'a [u8],
-    /// Origin-form target.
-    pub target: &'a [u8],
-    /// The context in the request's headers: copied by the app, or written by an SDK.
-    pub wire: Option<SpanContext>,
-    /// The `tracestate` in the request's headers, as one value.
-    pub tracestate: Option<Vec<u8>>,
-    /// `x-request-id`.
-    pub request_id: Option<&'a [u8]>,
-}
-
 impl<P> Correlator<P> {
     /// An app sends a request. Returns the context of its span. An exchange that is reported twice
     /// keeps its first context.
-    pub fn client_request(&mut self, id: ExchangeId, request: ClientRequest<'_>) -> SpanContext {
+    pub fn client_request(&mut self, id: ExchangeId, request: Request<'_>) -> SpanContext {
         if let Some(known) = self.exchanges.get(id) {
             return known.context;
         }
@@ -89,7 +66,7 @@ impl<P> Correlator<P> {
     }
 
     /// The request that the app was serving when it sent this one, by the strongest evidence.
-    fn server_of(&self, request: &ClientRequest<'_>) -> Option<(&Exchange, Link)> {
+    fn server_of(&self, request: &Request<'_>) -> Option<(&Exchange, Link)> {
         let process = request.thread.process;
         let copied = request
             .wire

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use meshweft_telemetry::{Hop, SpanContext, SpanId, TraceId};
+use meshweft_telemetry::{Connection, Hop, SpanContext, SpanId, TraceId};
 
-use crate::{Link, Thread};
+use crate::{Link, Nanos, Thread};
 
 /// A request of a connection, as the probes count them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -13,6 +13,33 @@ pub struct ExchangeId {
     pub connection: u64,
     /// Which request of it, from 1.
     pub ordinal: u64,
+}
+
+/// What is known of an app's request when its head is complete.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The app's end is the local one.
+    pub connection: Connection,
+    /// Whether the connection was seen from its beginning.
+    pub from_start: bool,
+    /// The thread that read or writes the end of the head.
+    pub thread: Thread,
+    /// When the first byte was read or written.
+    pub started: Nanos,
+    /// Method.
+    pub method: &'a [u8],
+    /// Origin-form target.
+    pub target: &'a [u8],
+    /// The context in the request's headers: written by a proxy, copied by the app, or made by an
+    /// SDK.
+    pub wire: Option<SpanContext>,
+    /// The `tracestate` in the request's headers, as one value.
+    pub tracestate: Option<Vec<u8>>,
+    /// A decision about sampling that came without ids (B3 `0`). Of a request that an app serves;
+    /// what an app sends is decided about by what it serves.
+    pub sampled: Option<bool>,
+    /// `x-request-id`.
+    pub request_id: Option<&'a [u8]>,
 }
 
 /// One request under way.

@@ -33,10 +33,9 @@ use std::time::Duration;
 
 use meshweft_telemetry::{Evidence, Hop, SpanContext, SpanId, TraceId, id::IdGenerator, sampling};
 
-pub use client::ClientRequest;
-pub use exchanges::ExchangeId;
+pub use exchanges::{ExchangeId, Request};
 pub use mesh::{MeshSpan, Question};
-pub use server::ServerRequest;
+pub use sockets::request_line;
 pub use threads::Thread;
 
 use exchanges::Exchanges;

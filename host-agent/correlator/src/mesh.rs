@@ -4,10 +4,7 @@ use std::net::SocketAddr;
 
 use meshweft_telemetry::{Evidence, Hop, SpanContext, SpanId};
 
-use crate::{
-    Correlator, Link, Nanos, Woven,
-    sockets::{Entry, request_line},
-};
+use crate::{Correlator, Link, Nanos, Woven, sockets::Entry};
 
 /// How far the clocks of a proxy's span and of the probes may differ: both are read on this node,
 /// one as wall clock, one as monotonic time plus an offset that is measured once a second.
@@ -35,7 +32,7 @@ pub struct Question<'a> {
 
 /// A span that the filter reported.
 #[derive(Clone, Debug)]
-pub struct MeshSpan<'a> {
+pub struct MeshSpan {
     /// Its own context.
     pub context: SpanContext,
     /// The parent that it was given.
@@ -54,10 +51,8 @@ pub struct MeshSpan<'a> {
     pub upstream_local: Option<SocketAddr>,
     /// Which request of the downstream connection, from 1.
     pub ordinal: Option<u64>,
-    /// Method.
-    pub method: &'a [u8],
-    /// Path, without the query.
-    pub path: &'a [u8],
+    /// [`request_line`](crate::request_line) of its method and path, without the query.
+    pub line: Box<[u8]>,
     /// When the request began.
     pub started: Nanos,
     /// When it ended.
@@ -89,7 +84,7 @@ impl<P> Correlator<P> {
     }
 
     /// Takes in a span of the filter, and finds its place.
-    pub fn mesh_span(&mut self, span: &MeshSpan<'_>, now: Nanos, payload: P) {
+    pub fn mesh_span(&mut self, span: &MeshSpan, now: Nanos, payload: P) {
         let mut woven = Woven {
             trace_id: span.context.trace_id,
             span_id: span.context.span_id,
@@ -112,12 +107,11 @@ impl<P> Correlator<P> {
     }
 
     /// An outbound span belongs under the app's request of the same connection.
-    fn under_client(&mut self, span: &MeshSpan<'_>, woven: &mut Woven<P>) {
+    fn under_client(&mut self, span: &MeshSpan, woven: &mut Woven<P>) {
         let Some(source) = span.source else { return };
         let entry = if source.port() == UNKNOWN_PORT {
             let Some(destination) = span.destination else { return };
-            let line = request_line(span.method, span.path);
-            let fits = |entry: &&Entry| same_line(&entry.line, &line) && around(entry, span);
+            let fits = |entry: &&Entry| same_line(&entry.line, &span.line) && around(entry, span);
             only(self.sockets.sent_to(source.ip(), destination).filter(fits))
         } else {
             same_request(self.sockets.sent_from(source), span)
@@ -141,7 +135,7 @@ impl<P> Correlator<P> {
     }
 
     /// A server's span that came without a context belongs under the proxy's of its connection.
-    fn over_server(&mut self, span: &MeshSpan<'_>) {
+    fn over_server(&mut self, span: &MeshSpan) {
         let Some(local) = span.upstream_local else { return };
         let Some(entry) = same_request(self.sockets.received_from(local), span) else { return };
         let (id, server) = (entry.id, entry.context);
@@ -180,12 +174,8 @@ impl<P> Correlator<P> {
 /// By ordinal where both counted from the connection's beginning. Else by time: the next request
 /// begins only after the proxy has sent the response of the one before, so that the last request
 /// which the app began before the proxy did is the one.
-fn same_request<'a>(
-    entries: impl Iterator<Item = &'a Entry> + Clone,
-    span: &MeshSpan<'_>,
-) -> Option<&'a Entry> {
-    let line = request_line(span.method, span.path);
-    let fits = |entry: &&Entry| same_line(&entry.line, &line);
+fn same_request<'a>(entries: impl Iterator<Item = &'a Entry> + Clone, span: &MeshSpan) -> Option<&'a Entry> {
+    let fits = |entry: &&Entry| same_line(&entry.line, &span.line);
     if let Some(ordinal) = span.ordinal
         && let Some(entry) = entries
             .clone()
@@ -213,13 +203,13 @@ fn only<T>(mut all: impl Iterator<Item = T>) -> Option<T> {
 }
 
 /// Whether the proxy's span lies within the app's, as it must.
-fn around(entry: &Entry, span: &MeshSpan<'_>) -> bool {
+fn around(entry: &Entry, span: &MeshSpan) -> bool {
     entry.started <= span.started.saturating_add(CLOCK_SLACK)
         && entry.ended.is_none_or(|ended| ended.saturating_add(CLOCK_SLACK) >= span.started)
 }
 
 /// Whether the two were under way at one time.
-fn near(entry: &Entry, span: &MeshSpan<'_>) -> bool {
+fn near(entry: &Entry, span: &MeshSpan) -> bool {
     entry.started <= span.ended.saturating_add(CLOCK_SLACK)
         && entry.ended.is_none_or(|ended| ended.saturating_add(CLOCK_SLACK) >= span.started)
 }

@@ -3,40 +3,15 @@
 use meshweft_telemetry::{Connection, Evidence, Hop, SpanContext};
 
 use crate::{
-    Correlator, ExchangeId, Link, Nanos, Thread, Woven,
+    Correlator, ExchangeId, Link, Nanos, Request, Thread, Woven,
     exchanges::Exchange,
     sockets::{Entry, request_line},
 };
 
-/// What is known when the head of a request has been read.
-#[derive(Clone, Debug)]
-pub struct ServerRequest<'a> {
-    /// The app's end is the local one.
-    pub connection: Connection,
-    /// Whether the connection was seen from its beginning.
-    pub from_start: bool,
-    /// The thread that read the end of the head.
-    pub thread: Thread,
-    /// When the first byte was read.
-    pub started: Nanos,
-    /// Method.
-    pub method: &'a [u8],
-    /// Origin-form target.
-    pub target: &'a [u8],
-    /// The context in the request's headers.
-    pub wire: Option<SpanContext>,
-    /// The `tracestate` in the request's headers, as one value.
-    pub tracestate: Option<Vec<u8>>,
-    /// A decision against sampling that came without ids (B3 `0`).
-    pub sampled: Option<bool>,
-    /// `x-request-id`.
-    pub request_id: Option<&'a [u8]>,
-}
-
 impl<P> Correlator<P> {
     /// An app begins to serve a request. Returns the context of its span. An exchange that is
     /// reported twice keeps its first context.
-    pub fn server_request(&mut self, id: ExchangeId, request: ServerRequest<'_>) -> SpanContext {
+    pub fn server_request(&mut self, id: ExchangeId, request: Request<'_>) -> SpanContext {
         if let Some(known) = self.exchanges.get(id) {
             return known.context;
         }

@@ -49,8 +49,10 @@ enum Side {
     Received,
 }
 
-/// The request line in the form in which it is compared.
-pub(crate) fn request_line(method: &[u8], target: &[u8]) -> Box<[u8]> {
+/// A request line in the form in which it is compared: `METHOD SP target`, cut to
+/// [`MAX_REQUEST_LINE`].
+#[must_use]
+pub fn request_line(method: &[u8], target: &[u8]) -> Box<[u8]> {
     let mut line = Vec::with_capacity((method.len() + 1 + target.len()).min(MAX_REQUEST_LINE));
     line.extend_from_slice(method);
     line.push(b' ');

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use meshweft_telemetry::{Connection, Evidence, Hop, SpanContext, SpanId, TraceFlags, id::IdGenerator};
 
 use crate::{
-    ClientRequest, Config, Correlator, ExchangeId, MeshSpan, Nanos, Question, ServerRequest, Thread, Woven,
+    Config, Correlator, ExchangeId, MeshSpan, Nanos, Question, Request, Thread, Woven, request_line,
 };
 
 const MS: Nanos = 1_000_000;
@@ -56,7 +56,7 @@ impl World {
         self.now += MS;
         self.correlator.server_request(
             id,
-            ServerRequest {
+            Request {
                 connection: inbound(),
                 from_start: true,
                 thread: on,
@@ -85,7 +85,7 @@ impl World {
         self.now += MS;
         self.correlator.client_request(
             id,
-            ClientRequest {
+            Request {
                 connection: outbound(),
                 from_start: true,
                 thread: on,
@@ -94,6 +94,7 @@ impl World {
                 target: b"/orders/1?x=y",
                 wire,
                 tracestate: None,
+                sampled: None,
                 request_id,
             },
         )
@@ -127,8 +128,7 @@ impl World {
             destination: Some(outbound().remote()),
             upstream_local: Some(inbound().remote()),
             ordinal: None,
-            method: b"GET",
-            path,
+            line: request_line(b"GET", path),
             started,
             ended: self.now,
         };

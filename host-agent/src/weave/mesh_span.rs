@@ -2,23 +2,13 @@
 
 use std::net::SocketAddr;
 
-use meshweft_correlator::{MeshSpan, Woven};
-use meshweft_telemetry::{Hop, SpanContext, SpanId, TraceFlags, TraceId, attributes, join};
+use meshweft_correlator::{MeshSpan, Woven, request_line};
+use meshweft_telemetry::{Hop, SpanContext, SpanId, attributes, join};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::{Span, span};
 
 use super::identity::{double, string};
 use crate::intake::{self, integer_attribute as number, text_attribute as text};
-
-/// Ids and flags of a span, or `None` where they are not valid.
-pub(super) fn context(span: &Span) -> Option<SpanContext> {
-    Some(SpanContext {
-        trace_id: TraceId::from_slice(&span.trace_id)?,
-        span_id: SpanId::from_slice(&span.span_id)?,
-        // The lower eight bits are the W3C flags (OTLP, trace.proto).
-        flags: TraceFlags::from_bits((span.flags & 0xff) as u8),
-    })
-}
 
 /// Where the filter says it made the span; `None` for a span that is not the filter's.
 pub(super) fn hop(span: &Span) -> Option<Hop> {
@@ -26,9 +16,13 @@ pub(super) fn hop(span: &Span) -> Option<Hop> {
 }
 
 /// What the correlator needs of a filter's span.
-pub(super) fn describe(span: &Span, context: SpanContext, hop: Hop) -> MeshSpan<'_> {
+pub(super) fn describe(span: &Span, context: SpanContext, hop: Hop) -> MeshSpan {
     let list = &span.attributes;
     let origin = text(list, attributes::CONTEXT_ORIGIN);
+    let method = text(list, attributes::HTTP_REQUEST_METHOD_ORIGINAL)
+        .or_else(|| text(list, attributes::HTTP_REQUEST_METHOD))
+        .unwrap_or_default();
+    let path = text(list, attributes::URL_PATH).unwrap_or_default();
     MeshSpan {
         context,
         parent: SpanId::from_slice(&span.parent_span_id),
@@ -39,11 +33,7 @@ pub(super) fn describe(span: &Span, context: SpanContext, hop: Hop) -> MeshSpan<
         destination: address(list, attributes::DESTINATION),
         upstream_local: address(list, attributes::UPSTREAM_LOCAL),
         ordinal: number(list, attributes::CONNECTION_ORDINAL).and_then(|ordinal| ordinal.try_into().ok()),
-        method: text(list, attributes::HTTP_REQUEST_METHOD_ORIGINAL)
-            .or_else(|| text(list, attributes::HTTP_REQUEST_METHOD))
-            .unwrap_or_default()
-            .as_bytes(),
-        path: text(list, attributes::URL_PATH).unwrap_or_default().as_bytes(),
+        line: request_line(method.as_bytes(), path.as_bytes()),
         started: span.start_time_unix_nano,
         ended: span.end_time_unix_nano,
     }

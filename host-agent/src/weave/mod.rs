@@ -17,9 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use meshweft_abi::{EventHeader, EventKind, Loss};
-use meshweft_correlator::{
-    self as correlator, ClientRequest, Correlator, Nanos, ServerRequest, Thread, Woven,
-};
+use meshweft_correlator::{self as correlator, Correlator, Request, Thread, Woven};
 use meshweft_telemetry::{Connection, DropReason, Hop, SpanId};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
@@ -32,7 +30,7 @@ use crate::capture::connections::{Connections, Exchange, Observed};
 use crate::capture::probes::Probes;
 use crate::config::{Config, SamplerName, Sampling};
 use crate::discovery::{Change, Discoverer, Outcome, Process, Processes};
-use crate::intake::{Answer, ExportSpan, Full, Intake, Question};
+use crate::intake::{self, Answer, ExportSpan, Full, Intake, Question};
 use crate::metrics::Metrics;
 use crate::otlp::Exporter;
 
@@ -335,39 +333,25 @@ impl State {
         for observed in std::mem::take(&mut self.observed) {
             match observed {
                 Observed::Request { exchange, connection, from_start, hop, thread, started, head } => {
-                    let method = head.method.as_bytes();
-                    let (target, request_id) = (head.target.as_slice(), head.request_id.as_deref());
                     let extraction = &head.extraction;
-                    let wire = extraction.context;
-                    let tracestate =
-                        extraction.tracestate.as_ref().map(|list| list.as_str().as_bytes().to_vec());
+                    let request = Request {
+                        connection,
+                        from_start,
+                        thread,
+                        started,
+                        method: head.method.as_bytes(),
+                        target: &head.target,
+                        wire: extraction.context,
+                        tracestate: extraction
+                            .tracestate
+                            .as_ref()
+                            .map(|list| list.as_str().as_bytes().to_vec()),
+                        sampled: extraction.sampled,
+                        request_id: head.request_id.as_deref(),
+                    };
                     if hop == Hop::AppServer {
-                        let sampled = extraction.sampled;
-                        let request = ServerRequest {
-                            connection,
-                            from_start,
-                            thread,
-                            started,
-                            method,
-                            target,
-                            wire,
-                            tracestate,
-                            sampled,
-                            request_id,
-                        };
                         self.correlator.server_request(exchange, request);
                     } else {
-                        let request = ClientRequest {
-                            connection,
-                            from_start,
-                            thread,
-                            started,
-                            method,
-                            target,
-                            wire,
-                            tracestate,
-                            request_id,
-                        };
                         self.correlator.client_request(exchange, request);
                     }
                 }
@@ -391,47 +375,24 @@ impl State {
 
     fn accept(&mut self, request: ExportTraceServiceRequest) {
         let now = self.clock.now();
-        for group in request.resource_spans {
-            let resource = Arc::new(group.resource.unwrap_or_default());
-            self.identities.learn(&resource);
-            for spans in group.scope_spans {
-                let scope = Arc::new(spans.scope.unwrap_or_default());
-                for span in spans.spans {
-                    self.accept_span(span, &resource, &scope, now);
+        let mut learned: Option<Arc<Resource>> = None;
+        for ExportSpan { resource, scope, span } in intake::take_apart(request, &self.metrics) {
+            if !learned.as_ref().is_some_and(|learned| Arc::ptr_eq(learned, &resource)) {
+                self.identities.learn(&resource);
+                learned = Some(Arc::clone(&resource));
+            }
+            // Those without valid ids were counted and left out above.
+            let Some(context) = intake::context(&span) else { continue };
+            match mesh_span::hop(&span) {
+                Some(hop) => {
+                    let described = mesh_span::describe(&span, context, hop);
+                    self.correlator.mesh_span(&described, now, Payload::Reported { resource, scope, span });
                 }
-            }
-        }
-    }
-
-    fn accept_span(
-        &mut self,
-        span: Span,
-        resource: &Arc<Resource>,
-        scope: &Arc<InstrumentationScope>,
-        now: Nanos,
-    ) {
-        let hop = mesh_span::hop(&span);
-        self.metrics.spans.seen(hop, 1);
-        let Some(context) = mesh_span::context(&span) else {
-            self.metrics.spans.dropped(DropReason::InvalidSpan, 1);
-            return;
-        };
-        let (resource, scope) = (Arc::clone(resource), Arc::clone(scope));
-        let parent = SpanId::from_slice(&span.parent_span_id);
-        match hop {
-            Some(hop) => {
-                // The description borrows from the span that goes along as payload.
-                let copy = span.clone();
-                let described = mesh_span::describe(&copy, context, hop);
-                self.correlator.mesh_span(&described, now, Payload::Reported { resource, scope, span });
-            }
-            None => {
-                self.correlator.foreign_span(
-                    context,
-                    parent,
-                    now,
-                    Payload::Reported { resource, scope, span },
-                );
+                None => {
+                    let parent = SpanId::from_slice(&span.parent_span_id);
+                    let payload = Payload::Reported { resource, scope, span };
+                    self.correlator.foreign_span(context, parent, now, payload);
+                }
             }
         }
     }
